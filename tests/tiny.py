@@ -1,0 +1,99 @@
+"""Random-weight models of a few thousand parameters, as mlx-lm folders, made where needed."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import _get_classes
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+EXTRAS = {
+    "llama": {},
+    "qwen3": {},
+    "gemma3_text": {
+        "num_hidden_layers": 3,
+        "sliding_window": 8,
+        "sliding_window_pattern": 3,
+        "query_pre_attn_scalar": 8,
+        "rope_local_base_freq": 10000.0,
+        "rope_traditional": False,
+    },
+}
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+
+
+@cache
+def tokenizer_json(extra: int = 0) -> str:
+    """A byte-level tokenizer of 256 bytes, the special tokens and `extra` more."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([*SPECIAL, *(f"<extra{i}>" for i in range(extra))])
+    return tokenizer.to_str()
+
+
+def make_model(
+    folder: Path,
+    kind: str = "llama",
+    seed: int = 0,
+    eos: str | list[str] = "<|endoftext|>",
+    template: str | None = None,
+    padding: int = 0,
+    extra_tokens: int = 0,
+    scale: float = 4.0,
+    **changes: object,
+) -> Path:
+    """Write a model folder that `mlx_lm.load` opens, and give its path.
+
+    `padding` adds embedding rows beyond the tokenizer; `scale` sharpens the distributions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer_json(extra_tokens))
+    names = [eos] if isinstance(eos, str) else eos
+    ids = [256 + SPECIAL.index(name) for name in names]
+    details = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": names[0]}
+    if template:
+        details["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(details))
+    vocab = 256 + len(SPECIAL) + extra_tokens + padding
+    config = {
+        "model_type": kind,
+        "vocab_size": vocab,
+        "eos_token_id": ids if len(ids) > 1 else ids[0],
+        **SIZES,
+        **EXTRAS[kind],
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    model_class, args_class = _get_classes(config)
+    mx.random.seed(seed)
+    model = model_class(args_class.from_dict(config))
+    weights = {
+        name: array * scale if "embed" in name else array
+        for name, array in tree_flatten(model.parameters())
+    }
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    return folder

@@ -1,0 +1,50 @@
+"""How a command ends: a sentence on standard error and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from trb_mlx.errors import RunError, UserError
+from trb_mlx.train.interrupts import Interrupted
+
+USER_MISTAKE, FAILURE = 2, 1
+
+
+def told_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Exit 2 for a user's mistake, 1 for another failure, 128 + signal for an interruption."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        quiet_libraries()
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            _end(str(error), USER_MISTAKE)
+        except RunError as error:
+            _end(str(error), FAILURE)
+        except Interrupted as error:
+            name = signal.Signals(error.signum).name
+            _end(f"stopped by {name}; --resume goes on from here.", 128 + error.signum)
+        except KeyboardInterrupt:
+            _end("stopped by SIGINT.", 128 + signal.SIGINT)
+
+    return wrapper
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own chatter and progress bars out of the output."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="(transformers|huggingface_hub|datasets)")
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    click.echo(f"trb-mlx: {sentence}", err=True)
+    sys.exit(code)

@@ -1,0 +1,66 @@
+"""`trb-mlx train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from trb_mlx.cli.failures import told_plainly
+from trb_mlx.cli.options import config_flags, overrides
+from trb_mlx.config import Config
+from trb_mlx.config_file import dump_config, find_config, load_config
+from trb_mlx.errors import UserError
+from trb_mlx.models.loading import resolve
+from trb_mlx.run_folder import RunFolder, locate
+from trb_mlx.runs import train_run
+
+
+@click.command()
+@click.option("-c", "--config", "config_name", help="A YAML file, or a shipped config's name.")
+@click.option("--resume", is_flag=True, help="Go on with the run from its newest checkpoint.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved config and what would load.")
+@config_flags
+@told_plainly
+def train(
+    config_name: str | None, resume: bool, dry_run: bool, settings: tuple[str, ...], **flags: Any
+) -> None:
+    """Distil a teacher into a student's LoRA adapters.
+
+    Writes runs/NAME/ with the resolved config, metrics, samples, checkpoints, and adapters that
+    `mlx_lm generate --adapter-path` loads.
+    """
+    given = overrides(settings, flags)
+    if config_name is None and not given:
+        raise UserError("train needs --config FILE (try --config small), or --model and --teacher.")
+    config = load_config(config_name, given)
+    stem = find_config(config_name).stem if config_name else "run"
+    folder = locate(config, stem)
+    if dry_run:
+        click.echo(describe(config, folder))
+        return
+    train_run(config, folder, resume, Console())
+
+
+def describe(config: Config, folder: RunFolder) -> str:
+    """The resolved config, then what a run of it would load and write."""
+    rollouts = config.train.prompts_per_step * config.rollout.rollouts_per_prompt
+    source = config.data.train
+    return "\n".join(
+        [
+            dump_config(config),
+            f"# teacher  {config.teacher.model} from {_origin(config.teacher.model)}",
+            f"# student  {config.student.model} from {_origin(config.student.model)}",
+            f"# prompts  {source.source}, split {source.split}",
+            f"# work     {config.train.steps} steps of {rollouts} rollouts, "
+            f"at most {rollouts * config.rollout.max_tokens:,} tokens each",
+            f"# writes   {folder.path}",
+        ]
+    )
+
+
+def _origin(model: str) -> str:
+    place = resolve(model)
+    return place if Path(place).is_dir() else f"the Hub ({place})"

@@ -1,0 +1,180 @@
+"""What a run is: one typed, strict schema with its defaults, read from YAML plus overrides.
+
+Knows no mlx. Every key is defined here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A group of keys: unknown keys and loosely typed values are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+class QuantizeConfig(Section):
+    """Rounding on load: `packed` keeps MLX's quantized layers, `dense` the rounded floats."""
+
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    group_size: Literal[32, 64, 128] = 64
+    store: Literal["packed", "dense"] = "packed"
+
+
+class ModelConfig(Section):
+    """One model: a Hub id, a local mlx-lm folder, or `bundled:NAME`."""
+
+    model: str
+    revision: str | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    quantize: QuantizeConfig | None = None
+    trust_remote_code: bool = False
+
+
+class LoraConfig(Section):
+    """The student's adapters, in mlx-lm's terms (`scale`, not alpha; -1 layers means all)."""
+
+    rank: PositiveInt = 16
+    scale: Positive = 2.0
+    dropout: Fraction = 0.0
+    keys: list[str] | None = None
+    num_layers: Annotated[int, Field(ge=-1)] = -1
+    dora: bool = False
+
+
+class PromptSource(Section):
+    """Where prompts come from: `generated:NAME`, a JSONL file or folder, or a Hub data set id."""
+
+    source: str = "generated:arithmetic"
+    subset: str | None = None
+    split: str = "train"
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    limit: PositiveInt | None = None
+    streaming: bool = False
+
+
+class DataConfig(Section):
+    """Prompts to train on and held-out prompts to evaluate on.
+
+    Without `eval`, a generated source gives its test split, and any other source its last
+    `eval.prompts` prompts, which are then not trained on.
+    """
+
+    train: PromptSource = PromptSource()
+    eval: PromptSource | None = None
+    max_prompt_tokens: PositiveInt = 1024
+    deduplicate: bool = True
+
+
+class PromptConfig(Section):
+    """How a prompt becomes text: a chat template, or a plain format for models without one."""
+
+    format: Literal["auto", "chat", "plain"] = "auto"
+    plain: str = "{prompt}\n"
+    system: str | None = None
+    chat_template: str | None = None
+    enable_thinking: bool = False
+
+
+class RolloutConfig(Section):
+    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once."""
+
+    max_tokens: PositiveInt = 256
+    rollouts_per_prompt: PositiveInt = 4
+    temperature: Positive = 1.0
+    batch_size: PositiveInt = 64
+
+
+class BehaviorConfig(Section):
+    """Who draws the tokens; `budget` is ε_0 in nats, `warmup_steps` the horizon K."""
+
+    kind: Literal["vanilla", "trb", "fixed"] = "trb"
+    budget: NonNegative = 0.02
+    warmup_steps: Count = 50
+
+
+class LossConfig(Section):
+    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`)."""
+
+    mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
+    top_k: PositiveInt = 16
+
+
+class TrainConfig(Section):
+    """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards."""
+
+    steps: PositiveInt = 100
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    prompts_per_step: PositiveInt = 16
+    learning_rate: Positive = 1e-5
+    lr_warmup_steps: Count = 15
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    micro_batch_size: PositiveInt = 8
+    grad_checkpoint: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
+    max_bad_steps: PositiveInt = 3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _betas_from_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("betas"), list):
+            return values | {"betas": tuple(values["betas"])}
+        return values
+
+
+class EvalConfig(Section):
+    """Held-out evaluation every `every` steps (0: only before and after the run)."""
+
+    every: Count = 20
+    prompts: PositiveInt = 128
+    samples: PositiveInt = 1
+    temperature: Positive = 1.0
+    max_tokens: PositiveInt | None = None
+    teacher: bool = True
+
+
+class RunConfig(Section):
+    """Where a run lives and what it leaves there."""
+
+    dir: str = "runs"
+    name: str | None = None
+    adapter_path: str | None = None
+    report_every: PositiveInt = 1
+    sample_every: PositiveInt = 10
+    samples: Count = 4
+    save_every: PositiveInt = 20
+    keep_checkpoints: PositiveInt = 2
+    report_to: str | None = None
+    project_name: str | None = None
+
+
+class Config(Section):
+    """A whole run. `teacher.model` and `student.model` have no default."""
+
+    teacher: ModelConfig
+    student: ModelConfig
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    prompt: PromptConfig = PromptConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    behavior: BehaviorConfig = BehaviorConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    run: RunConfig = RunConfig()
+
+
+# What a resumed run may change: how long it goes on, what it reports, and where things lie.
+RESUMABLE = ("train.steps", "run")

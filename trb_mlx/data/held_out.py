@@ -1,0 +1,85 @@
+"""Training and held-out prompts of a run, disjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trb_mlx.config import Config, PromptSource
+from trb_mlx.data.prompts import load_prompts
+from trb_mlx.errors import UserError
+from trb_mlx.types import Prompt
+
+# Prompts read from a source that has no end, unless `limit` says otherwise (the paper's number).
+ENDLESS_PROMPTS = 25_600
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PromptSplit:
+    """The prompts to train on, and to evaluate on."""
+
+    train: Sequence[Prompt]
+    eval: Sequence[Prompt]
+
+
+def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
+    """Both sets of a run; what was filtered out is said.
+
+    Raises:
+        UserError: a source cannot be read, or nothing is left of it.
+    """
+    source, held_source = config.data.train, held_out_source(config)
+    count = source.limit or (ENDLESS_PROMPTS if _is_endless(source) else None)
+    if held_source is not None:
+        train = _load(config, source, tokenizer, count, say)
+        return PromptSplit(train, held_out_prompts(config, tokenizer, say))
+    wanted = config.eval.prompts
+    every = _load(config, source, tokenizer, None if count is None else count + wanted, say)
+    held = min(wanted, len(every) // 2)
+    if not held:
+        raise UserError(
+            f"data.train.source {source.source} has one usable prompt; "
+            "expected at least two, or data.eval for the evaluation."
+        )
+    return PromptSplit(every[:-held], every[-held:])
+
+
+def held_out_prompts(config: Config, tokenizer: object, say: Say) -> Sequence[Prompt]:
+    """The evaluation's prompts alone.
+
+    Raises:
+        UserError: as `split_prompts`.
+    """
+    source = held_out_source(config)
+    if source is None:
+        return split_prompts(config, tokenizer, say).eval
+    found = _load(config, source, tokenizer, source.limit or config.eval.prompts, say)
+    return found[: config.eval.prompts]
+
+
+def held_out_source(config: Config) -> PromptSource | None:
+    """`data.eval`, a generated source's test split, or None: hold prompts of `data.train` out."""
+    source = config.data.train
+    if config.data.eval is None and source.source.startswith("generated:"):
+        return PromptSource(source=source.source, split="test")
+    return config.data.eval
+
+
+def _is_endless(source: PromptSource) -> bool:
+    return source.streaming or source.source.startswith("generated:")
+
+
+def _load(
+    config: Config, source: PromptSource, tokenizer: object, count: int | None, say: Say
+) -> Sequence[Prompt]:
+    found = load_prompts(
+        source, config.data, config.prompt, tokenizer, seed=config.train.seed, count=count
+    )
+    if found.too_long or found.duplicates:
+        say(
+            f"{source.source} ({source.split}): left out {found.too_long} prompts over "
+            f"data.max_prompt_tokens and {found.duplicates} duplicates; {len(found.prompts)} remain"
+        )
+    return found.prompts

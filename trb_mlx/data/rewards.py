@@ -1,0 +1,186 @@
+"""Verifiable rewards: 1 where a response's final answer equals the gold answer, else 0."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from trb_mlx.data.answers import boxed_answer, extract_answer, normalize, plain_number
+
+__all__ = ["Verifier", "extract_answer"]
+
+WORKER = Path(__file__).with_name("verify_worker.py")
+START_TIMEOUT_S = 120.0  # importing sympy takes about a second, many on a busy machine
+TAIL_CHARACTERS = 4000  # where a response marks no answer, it is looked for at its end
+_log = logging.getLogger(__name__)
+
+
+class Verifier:
+    """Scores responses; what numbers cannot settle goes to math-verify in one worker process.
+
+    Works from any thread. An item over the time-out scores 0 and costs the worker, which the
+    next item starts anew. Without math-verify only numbers and equal texts are right.
+
+    Attributes:
+        timeouts: items that took longer than `timeout_s` seconds.
+    """
+
+    def __init__(self, timeout_s: float = 5.0, script: Path = WORKER) -> None:
+        """Start nothing yet; `script` speaks the protocol of `verify_worker`."""
+        self.timeouts = 0
+        self._timeout_s = timeout_s
+        self._script = script
+        self._worker: _Worker | None = None
+        self._available = True
+        self._lock = threading.Lock()
+
+    def score(self, response: str, answer: str) -> float:
+        """1.0 if the response's final answer is `answer`, else 0.0."""
+        marked = extract_answer(response)
+        gold = extract_answer(answer) or answer
+        settled = _settled(response, marked, gold)
+        if settled is not None:
+            return float(settled)
+        request = {"gold": _boxed(gold), "candidates": _candidates(response, marked)}
+        with self._lock:
+            return float(self._ask(request))
+
+    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The scores of (response, gold answer) pairs, in their order."""
+        return [self.score(response, answer) for response, answer in pairs]
+
+    def close(self) -> None:
+        """End the worker process; a later score starts another."""
+        with self._lock:
+            self._stop()
+
+    def __enter__(self) -> Verifier:
+        """The verifier itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> bool:
+        worker = self._running_worker()
+        if worker is None:
+            return False
+        reply = worker.ask(request, self._timeout_s)
+        if reply is None:  # killed, or dead of its own: out of memory, a crash in C
+            self.timeouts += worker.timed_out
+            self._stop()
+        return bool(reply)
+
+    def _running_worker(self) -> _Worker | None:
+        if self._worker is not None and not self._worker.alive():
+            self._stop()
+        if self._worker is None and self._available:
+            worker = _Worker(self._script, self._timeout_s)
+            self._worker = worker
+            self._available = worker.read(START_TIMEOUT_S) is True
+            if not self._available:
+                self._stop()
+                _log.warning(
+                    "math-verify is not installed or did not start: only plain numbers and equal "
+                    "texts are scored as right (pip install math-verify)."
+                )
+        return self._worker
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+class _Worker:
+    """A process that answers lines of JSON, and is killed when an answer takes too long."""
+
+    def __init__(self, script: Path, timeout_s: float) -> None:
+        # Twice the time-out: the parent's own kill comes first while the parent lives.
+        self.timed_out = False
+        give_up_s = max(1, math.ceil(2 * timeout_s))
+        self._process = subprocess.Popen(
+            # -P: none of this folder's modules may stand before those that math-verify imports.
+            [sys.executable, "-P", str(script), str(give_up_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def alive(self) -> bool:
+        return not self.timed_out and self._process.poll() is None
+
+    def ask(self, request: dict[str, Any], timeout_s: float) -> Any:
+        """The reply to a request, or None if there is none in time; the worker is then dead."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            return None
+        return self.read(timeout_s)
+
+    def read(self, timeout_s: float) -> Any:
+        """The next line's value. A timer's kill ends the wait: it works in any thread."""
+        assert self._process.stdout is not None
+        timer = threading.Timer(timeout_s, self._give_up)
+        timer.daemon = True
+        timer.start()
+        line = self._process.stdout.readline()
+        timer.cancel()
+        timer.join()  # so that `timed_out` is settled even if both came at once
+        return json.loads(line) if line.endswith("\n") else None
+
+    def _give_up(self) -> None:
+        self.timed_out = True
+        self._process.kill()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # unwritten bytes for a dead process
+                pipe.close()
+
+
+def _settled(response: str, marked: str | None, gold: str) -> bool | None:
+    """The verdict where text and plain numbers are enough for one, else None."""
+    number = plain_number(gold)
+    if marked is None:
+        # No digit anywhere cannot be a number; pi or a set may still be in the text.
+        return None if number is None or any(map(str.isdigit, response)) else False
+    if normalize(marked) == normalize(gold):
+        return True
+    found = plain_number(marked)
+    return None if number is None or found is None else number == found
+
+
+def _candidates(response: str, marked: str | None) -> list[str]:
+    """What math-verify looks at: the marked answer, or the response's end where none is."""
+    if marked is None:
+        return [response[-TAIL_CHARACTERS:]]
+    if boxed_answer(response) is not None:
+        return [_boxed(marked)]
+    return [_boxed(marked), marked]  # `17 dollars` is LaTeX to no one: the text's own reading too
+
+
+def _boxed(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"

@@ -1,0 +1,131 @@
+"""Where prompts come from: a generator, JSONL files, or a data set of the Hub."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trb_mlx.config import PromptSource
+from trb_mlx.config_file import nearest
+from trb_mlx.data import arithmetic
+from trb_mlx.data.examples import Example, example_of
+from trb_mlx.data.hub import hub_rows
+from trb_mlx.errors import UserError
+
+__all__ = ["Example", "is_generated", "read_examples"]
+
+GENERATORS = {"arithmetic": arithmetic.problems}
+GENERATED_COUNT = 10_000  # problems made where neither the config nor the caller says how many
+
+# mlx-lm's three files, and what else their splits are called.
+SPLIT_FILES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
+
+Rows = Iterable[tuple[str, dict[str, Any]]]  # (where it stands, the row)
+
+
+def read_examples(source: PromptSource, count: int | None, seed: int) -> Iterator[Example]:
+    """Yield the examples of a source in their order, reading no further than is asked for.
+
+    Args:
+        source: `generated:NAME`, a .jsonl file, a folder, or a Hub id. Its `limit` is not
+            applied here: it counts the prompts that are kept (`prompts.load_prompts`).
+        count: yield at most this many; None yields all (a generator then makes
+            `GENERATED_COUNT`).
+        seed: of the generator; files and the Hub do not use it.
+
+    Raises:
+        UserError: the source is missing, unreadable or empty, or lacks a column.
+    """
+    if is_generated(source):
+        examples = _generated(source, GENERATED_COUNT if count is None else count, seed)
+    else:
+        examples = (example_of(row, source, where) for where, row in _rows(source))
+    first = next(examples, None)
+    if first is None:
+        raise UserError(f"{source.source} is empty, expected at least one prompt.")
+    yield from itertools.islice(itertools.chain([first], examples), count)
+
+
+def is_generated(source: PromptSource) -> bool:
+    """Whether the source makes its examples, and so must be told how many."""
+    return source.source.startswith("generated:")
+
+
+def _generated(source: PromptSource, count: int, seed: int) -> Iterator[Example]:
+    name = source.source.removeprefix("generated:")
+    if name not in GENERATORS:
+        raise UserError(
+            f"{source.source} is not known{nearest(name, GENERATORS)} "
+            f"(generators: {', '.join(GENERATORS)})."
+        )
+    try:
+        problems = GENERATORS[name](source.split, count, seed)
+    except ValueError as error:
+        raise UserError(f"{source.source}: {error}") from error
+    return (Example(problem.question, problem.answer) for problem in problems)
+
+
+def _rows(source: PromptSource) -> Rows:
+    path = Path(source.source).expanduser()
+    if path.is_dir():
+        files = {name: path / f"{name}.jsonl" for name in ("train", "valid", "test")}
+        files = {name: file for name, file in files.items() if file.is_file()}
+        return _jsonl_rows(_split_file(source, files)) if files else hub_rows(source, str(path))
+    if path.is_file():
+        if path.suffix != ".jsonl":
+            raise UserError(f"{path} is not a .jsonl file, expected one, a folder or a Hub id.")
+        return _jsonl_rows(path)
+    if _looks_like_path(source.source):
+        raise UserError(_missing_file(path))
+    return hub_rows(source, source.source)
+
+
+def _looks_like_path(name: str) -> bool:
+    """A Hub id is `name` or `owner/name`; file endings and other slashes are a path's."""
+    return re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name) is None or bool(
+        re.search(r"\.(jsonl|json|csv|parquet|txt)$", name)
+    )
+
+
+def _missing_file(path: Path) -> str:
+    if path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir()]
+        return f"{path} does not exist{nearest(path.name, names) or '.'}"
+    return f"{path} does not exist, and neither does its folder."
+
+
+def _split_file(source: PromptSource, files: dict[str, Path]) -> Path:
+    name = SPLIT_FILES.get(source.split, source.split)
+    if name in files:
+        return files[name]
+    raise UserError(
+        f"{source.source} has no split {source.split}{nearest(source.split, files)} "
+        f"(splits: {', '.join(files)})."
+    )
+
+
+def _jsonl_rows(path: Path) -> Rows:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    where = f"{path}:{number}"
+                    yield where, _json_row(line, where)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text, expected JSON lines.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _json_row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where} holds a {type(row).__name__}, expected an object with columns.")
+    return row

@@ -1,0 +1,44 @@
+"""The hook that keeps a run's state: adapters for use, checkpoints for resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trb_mlx.export.adapters import save_adapters
+from trb_mlx.export.checkpoint import Progress, save_checkpoint
+from trb_mlx.export.files import disk_errors
+from trb_mlx.train.step import Stepper
+from trb_mlx.train.trainer import Hook
+
+
+class Keeper(Hook):
+    """Writes both at every save."""
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        progress: Callable[[int], Progress],
+        adapters: Path,
+        checkpoints: Path,
+        adapter_config: dict[str, Any],
+        keep: int,
+    ) -> None:
+        """`progress` gives the counters at a step; `keep` checkpoints stay."""
+        self._stepper = stepper
+        self._progress = progress
+        self._adapters = adapters
+        self._checkpoints = checkpoints
+        self._config = adapter_config
+        self._keep = keep
+
+    def on_save(self, step: int) -> None:
+        """Adapters first: a checkpoint then never lacks its snapshot."""
+        module = self._stepper.module
+        with disk_errors("the checkpoint"):
+            save_adapters(self._adapters, module, self._config, step)
+            progress = self._progress(step)
+            save_checkpoint(
+                self._checkpoints, module, self._stepper.optimizer, progress, self._keep
+            )

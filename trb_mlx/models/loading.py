@@ -1,0 +1,148 @@
+"""A model from a Hub id, a local mlx-lm folder or `bundled:NAME`, rounded and cast on request."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub import errors as hub_errors
+from mlx.utils import tree_flatten
+
+from trb_mlx.config import ModelConfig, QuantizeConfig
+from trb_mlx.config_file import nearest
+from trb_mlx.errors import UserError
+from trb_mlx.models import mlxlm
+
+BUNDLED = Path(__file__).parent.parent / "bundled"
+_EXPECTED = "an mlx-lm folder, a Hub id or bundled:NAME"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model: its module, tokenizer, resolved folder or id, and its config.json."""
+
+    name: str
+    module: nn.Module
+    tokenizer: mlxlm.TokenizerWrapper
+    config: dict[str, Any]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The model's own EOS ids, the tokenizer's first."""
+        first = self.tokenizer.eos_token_id
+        ids = sorted(self.tokenizer.eos_token_ids)
+        return tuple(sorted(ids, key=lambda token: token != first))
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence the model was built for, where its config says so."""
+        limit = self.config.get("max_position_embeddings")
+        return int(limit) if limit else None
+
+    def nbytes(self) -> int:
+        """Bytes of weights resident in memory."""
+        return sum(array.nbytes for _, array in tree_flatten(self.module.parameters()))
+
+
+def resolve(model: str) -> str:
+    """The folder or Hub id that a `model` value names.
+
+    Raises:
+        UserError: an unknown bundled name, or a path that does not exist.
+    """
+    if model.startswith("bundled:"):
+        name = model.removeprefix("bundled:")
+        known = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir())
+        if name not in known:
+            raise UserError(
+                f"model {model} is not bundled{nearest(name, known)} (bundled: {', '.join(known)})."
+            )
+        return str(BUNDLED / name)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_file():
+        raise UserError(
+            f"model {model} is a file, expected an mlx-lm folder, Hub id or bundled:NAME."
+        )
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise UserError(
+            f"model {model} does not exist; expected a folder, a Hub id or bundled:NAME."
+        )
+    return model
+
+
+def load_model(config: ModelConfig) -> LanguageModel:
+    """Load one model, cast it, and round it where the config asks for it.
+
+    Raises:
+        UserError: the model cannot be found, read, or is of an unsupported architecture.
+    """
+    path = resolve(config.model)
+    try:
+        module, tokenizer, details = mlxlm.load(
+            path,
+            revision=config.revision,
+            return_config=True,
+            trust_remote_code=config.trust_remote_code,
+            tokenizer_config={"trust_remote_code": config.trust_remote_code},
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, hub_errors.HfHubHTTPError) as error:
+        raise UserError(_load_failure(config.model, error)) from error
+    if config.dtype is not None:
+        module.set_dtype(getattr(mx, config.dtype))
+    if config.quantize is not None:
+        module = quantize(module, details, config.quantize)
+    module.eval()
+    mx.eval(module.parameters())
+    return LanguageModel(config.model, module, tokenizer, details)
+
+
+def _load_failure(model: str, error: Exception) -> str:
+    """One sentence for what went wrong under mlx-lm and the Hub client."""
+    offline = isinstance(error, (ConnectionError, hub_errors.LocalEntryNotFoundError))
+    if isinstance(error, (hub_errors.GatedRepoError, hub_errors.RepositoryNotFoundError)):
+        return (
+            f"model {model} is not on the Hub, or is private or gated; check the id, "
+            "and log in with `hf auth login` if it needs an account."
+        )
+    if offline or isinstance(error, hub_errors.HfHubHTTPError) or "connect" in str(error).lower():
+        return (
+            f"model {model} is neither a local folder nor in the Hub cache, "
+            "and the Hub could not be reached."
+        )
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"model {model} could not be loaded: {reason[:300]}"
+
+
+def quantize(module: nn.Module, details: dict[str, Any], config: QuantizeConfig) -> nn.Module:
+    """Round a model's weights to `bits` in groups of `group_size`.
+
+    `packed` keeps MLX's quantized layers; `dense` stores the rounded values as plain arrays,
+    which a CPU multiplies far faster. A model that is already quantized is unpacked first.
+    """
+    module = mlxlm.dequantize_model(module)
+    plain = {k: v for k, v in details.items() if not k.startswith("quantization")}
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints its bits per weight
+        module, _ = mlxlm.quantize_model(module, plain, config.group_size, config.bits)
+    return mlxlm.dequantize_model(module) if config.store == "dense" else module
+
+
+def prepare_backend() -> None:
+    """Turn graph compilation off where it cannot work.
+
+    On a CPU mx.compile calls a C++ compiler, also for the small kernels inside mlx-lm's models.
+    """
+    if not can_compile():
+        mx.disable_compile()
+
+
+def can_compile() -> bool:
+    """Whether mx.compile works here: always on a GPU, with a C++ compiler on a CPU."""
+    return mx.default_device() == mx.Device(mx.gpu) or shutil.which("g++") is not None

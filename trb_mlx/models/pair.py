@@ -1,0 +1,126 @@
+"""Teacher and student side by side, checked before any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from trb_mlx.config import ModelConfig
+from trb_mlx.errors import UserError
+from trb_mlx.models.loading import LanguageModel, load_model
+from trb_mlx.ops.vocab import StopMerge, merge_stops, shared_logits
+
+# Texts whose encodings differ between tokenizers that merely share a size.
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "12 + 345 = 357, 3.14159 and 1e-5\n\tdef f(x): return x**2",
+    "Größe, naïve café — “quoted” … 数学の問題 Привет 😀",
+    "\\boxed{\\frac{1}{2}}\n\n  two  spaces\r\n",
+)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model seen through the shared vocabulary."""
+
+    model: LanguageModel
+    merge: StopMerge
+
+    def logits(self, tokens: mx.array) -> mx.array:
+        """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`, without a cache."""
+        return shared_logits(self.model.module(tokens), self.merge)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models over one vocabulary with one stop event."""
+
+    student: Scorer
+    teacher: Scorer
+
+    @property
+    def stop_id(self) -> int:
+        """The id that is emitted when the stop event is drawn: the student's EOS."""
+        return self.student.merge.stop_id
+
+
+def load_pair(student: ModelConfig, teacher: ModelConfig) -> Pair:
+    """Load both models and check that they can be compared token by token.
+
+    Raises:
+        UserError: a model cannot be loaded, or the tokenizers differ.
+    """
+    return make_pair(load_model(student), load_model(teacher))
+
+
+def make_pair(student: LanguageModel, teacher: LanguageModel) -> Pair:
+    """Pair two loaded models; the teacher is frozen.
+
+    Raises:
+        UserError: the tokenizers differ in size, ids or probe encodings.
+    """
+    check_tokenizers(student, teacher)
+    teacher.module.freeze()
+    size = min(len(student.tokenizer), logit_width(student), logit_width(teacher))
+    stop_id = _stop_id(student, size)
+    return Pair(
+        Scorer(student, merge_stops(size, stop_id, student.stop_ids, teacher.stop_ids)),
+        Scorer(teacher, merge_stops(size, stop_id, teacher.stop_ids, student.stop_ids)),
+    )
+
+
+def single(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer:
+    """A model on its own: padded rows cut off and its EOS ids merged into its first.
+
+    `other_stops` are EOS ids of a teacher that it was trained with, masked as in training.
+    """
+    size = min(len(model.tokenizer), logit_width(model))
+    return Scorer(model, merge_stops(size, _stop_id(model, size), model.stop_ids, other_stops))
+
+
+def _stop_id(model: LanguageModel, size: int) -> int:
+    known = [token for token in model.stop_ids if token < size]
+    if not known:
+        raise UserError(
+            f"model {model.name} has no EOS id; expected one in its tokenizer or config."
+        )
+    return known[0]
+
+
+def logit_width(model: LanguageModel) -> int:
+    """W, the number of logits that the model gives (embedding rows, padding included)."""
+    return int(model.module(mx.array([[0]])).shape[-1])
+
+
+def check_tokenizers(student: LanguageModel, teacher: LanguageModel) -> None:
+    """Refuse a pair whose token ids do not mean the same.
+
+    Raises:
+        UserError: one sentence with the first difference.
+    """
+    ours, theirs = student.tokenizer, teacher.tokenizer
+    names = f"student {student.name} and teacher {teacher.name}"
+    if len(ours) != len(theirs):
+        raise UserError(
+            f"{names} have tokenizers of different size ({len(ours)} and {len(theirs)} tokens); "
+            "on-policy distillation needs one tokenizer for both."
+        )
+    for probe in PROBES:
+        if _ids(ours, probe) != _ids(theirs, probe):
+            raise UserError(
+                f"{names} encode {probe[:24]!r} differently though their tokenizers are of one "
+                "size; on-policy distillation needs one tokenizer for both."
+            )
+    ids, others = ours.get_vocab(), theirs.get_vocab()
+    for token, index in ids.items():
+        if others.get(token) != index:
+            raise UserError(
+                f"{names} give the token {token!r} different ids ({index} and "
+                f"{others.get(token)}); on-policy distillation needs one tokenizer for both."
+            )
+
+
+def _ids(tokenizer: object, text: str) -> Sequence[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""What a person reads of a run: evaluation, metrics files, progress and the summary."""

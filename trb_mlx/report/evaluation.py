@@ -1,0 +1,115 @@
+"""Held-out evaluation: pass@1 by verifiable answers, and reverse KL on the student's rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.config import EvalConfig
+from trb_mlx.data.rewards import Verifier
+from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ops.numerics import kl_divergence, log_softmax
+from trb_mlx.rollout.packing import pack_rollout
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
+
+# Held-out draws are keyed apart from every training step, and alike at every evaluation, so
+# that two evaluations differ by the model alone.
+EVALUATION_STREAM = 2**40
+
+
+def held_out_rollouts(
+    scorer: Scorer, prompts: Sequence[Prompt], config: EvalConfig, seed: int, batch_size: int
+) -> Rollout:
+    """`config.samples` rollouts of each prompt by one model alone."""
+    assert config.max_tokens is not None
+    jobs = [
+        Job(prompt, RolloutKey(seed, EVALUATION_STREAM, prompt.index, number))
+        for prompt in prompts
+        for number in range(config.samples)
+    ]
+    return sample(scorer, jobs, Sampling(config.max_tokens, batch_size, config.temperature))
+
+
+def responses(scorer: Scorer, rollout: Rollout) -> list[str]:
+    """The text of each rollout, without its stop token."""
+    stop = scorer.merge.stop_id
+    decode = scorer.model.tokenizer.decode
+    return [
+        decode([token for token in rollout.response(row) if token != stop])
+        for row in range(len(rollout.jobs))
+    ]
+
+
+def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
+    """1 or 0 for each rollout whose prompt has a gold answer; empty where none has."""
+    pairs = [
+        (text, job.prompt.answer)
+        for text, job in zip(responses(scorer, rollout), rollout.jobs, strict=True)
+        if job.prompt.answer is not None
+    ]
+    return verifier.score_all(pairs)
+
+
+def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
+    """KL(π_S ‖ π_T) in nats a token over the whole vocabulary, at temperature 1.
+
+    The mean runs over the response tokens of the given rollouts.
+    """
+    total = 0.0
+    for packed in pack_rollout(rollout, rows_at_once):
+        student = log_softmax(packed.pick(pair.student.logits(packed.ids)))
+        teacher = log_softmax(packed.pick(pair.teacher.logits(packed.ids)))
+        divergence = kl_divergence(student, teacher)
+        mx.eval(divergence)
+        total += float(np.asarray(divergence).sum(dtype=np.float64))
+    return total / int(rollout.lengths.sum())
+
+
+class Evaluator:
+    """Evaluates the student on held-out prompts, and once the teacher for comparison."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        prompts: Sequence[Prompt],
+        config: EvalConfig,
+        verifier: Verifier,
+        seed: int,
+        rows: tuple[int, int],
+    ) -> None:
+        """`rows` are decoded at once, and scored at once without a cache."""
+        self._pair = pair
+        self._prompts = prompts
+        self._config = config
+        self._verifier = verifier
+        self._seed = seed
+        self._rows = rows
+
+    def student(self) -> Metrics:
+        """`eval/pass@1`, `eval/reverse_kl`, mean length and truncated fraction."""
+        scorer = self._pair.student
+        rollout = self._rollout(scorer)
+        return {
+            **_pass_at_1("eval/pass@1", answer_rewards(scorer, rollout, self._verifier)),
+            "eval/reverse_kl": mean_reverse_kl(self._pair, rollout, self._rows[1]),
+            "eval/mean_length": float(rollout.lengths.mean()),
+            "eval/truncated_fraction": float(1.0 - rollout.stopped.mean()),
+        }
+
+    def teacher(self) -> Metrics:
+        """`eval/teacher_pass@1` (nothing without gold answers)."""
+        if all(prompt.answer is None for prompt in self._prompts):
+            return {}
+        scorer = self._pair.teacher
+        rewards = answer_rewards(scorer, self._rollout(scorer), self._verifier)
+        return _pass_at_1("eval/teacher_pass@1", rewards)
+
+    def _rollout(self, scorer: Scorer) -> Rollout:
+        return held_out_rollouts(scorer, self._prompts, self._config, self._seed, self._rows[0])
+
+
+def _pass_at_1(name: str, rewards: Sequence[float]) -> Metrics:
+    return {name: float(np.mean(rewards))} if rewards else {}

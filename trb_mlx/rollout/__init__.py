@@ -1,0 +1,1 @@
+"""Drawing rollouts: behavior policies, caches and the token-by-token sampler."""

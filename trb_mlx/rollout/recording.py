@@ -1,0 +1,67 @@
+"""What is kept of each drawn token: statistics of both models at one position, on the device.
+
+The names are those of `trb_mlx.types.Records`.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from trb_mlx.ops.divergence import support_logprobs
+from trb_mlx.ops.numerics import entropy, log_softmax
+
+
+def top_k(logits: mx.array, count: int) -> mx.array:
+    """Ids `[..., K]` of the largest logits, in no particular order."""
+    count = min(count, logits.shape[-1])
+    return mx.argpartition(-logits, kth=count - 1, axis=-1)[..., :count].astype(mx.int32)
+
+
+def tempered(logits: mx.array, temperature: float) -> mx.array:
+    """log softmax(logits / τ), float32 `[..., V]`."""
+    return log_softmax(logits if temperature == 1.0 else logits / temperature)
+
+
+def at_tokens(logprobs: mx.array, tokens: mx.array) -> mx.array:
+    """The entries `[...]` of `[..., V]` at the drawn ids `[...]`."""
+    return mx.take_along_axis(logprobs, tokens[..., None], axis=-1).squeeze(-1)
+
+
+def student_records(
+    logits: mx.array, logprobs: mx.array, tokens: mx.array, count: int
+) -> dict[str, mx.array]:
+    """The student's part: its support at temperature 1, and tempered statistics.
+
+    Args:
+        logits: `[..., V]`.
+        logprobs: `[..., V]`, tempered.
+        tokens: int `[...]`, the drawn ids.
+        count: K.
+    """
+    support = top_k(logits, count)
+    inside, _ = support_logprobs(logits, support)
+    return {
+        "support": support,
+        "student_mass": mx.exp(inside).sum(-1),
+        "student_entropy": entropy(logprobs),
+        "student_logprob": at_tokens(logprobs, tokens),
+    }
+
+
+def teacher_records(
+    logits: mx.array, logprobs: mx.array, tokens: mx.array, support: mx.array
+) -> dict[str, mx.array]:
+    """The teacher's part: its log-probs on the student's support, at temperature 1, and the rest.
+
+    Arguments as in `student_records`; `support` is int `[..., K]`.
+    """
+    inside, rest = support_logprobs(logits, support)
+    own = top_k(logits, support.shape[-1])
+    shared = (own[..., :, None] == support[..., None, :]).sum(axis=(-1, -2))
+    return {
+        "teacher_support": inside,
+        "teacher_rest": rest,
+        "overlap": shared.astype(mx.int32),
+        "teacher_entropy": entropy(logprobs),
+        "teacher_logprob": at_tokens(logprobs, tokens),
+    }

@@ -1,0 +1,219 @@
+"""Puts the parts of a run together and attaches the hooks to the trainer's events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from trb_mlx.config import Config
+from trb_mlx.data.held_out import PromptSplit, split_prompts
+from trb_mlx.data.rewards import Verifier
+from trb_mlx.errors import UserError
+from trb_mlx.export.adapters import adapter_config
+from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
+from trb_mlx.export.files import disk_errors
+from trb_mlx.export.keeper import Keeper
+from trb_mlx.models import mlxlm
+from trb_mlx.models.loading import prepare_backend, resolve
+from trb_mlx.models.lora import add_lora, checkpoint_layers
+from trb_mlx.models.pair import Pair, load_pair
+from trb_mlx.report.console import Ledger, ProgressHook
+from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
+from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter
+from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
+from trb_mlx.train.objective import make_objective
+from trb_mlx.train.step import Stepper
+from trb_mlx.train.trainer import Cadence, Hook, Trainer, Work
+from trb_mlx.train.work import TrainingWork
+from trb_mlx.types import Metrics
+
+
+def train_run(config: Config, folder: RunFolder, resume: bool, console: Console) -> None:
+    """Train from a config into a run folder, with progress on the console.
+
+    Raises:
+        UserError: something in the config, the models or the data cannot be used; a folder
+            made for this run is removed again.
+        RunError: the run had to stop.
+        Interrupted: a signal came; the state was saved.
+    """
+    begun = time.perf_counter()
+    made = open_run(folder, config, resume)
+    try:
+        prepare_backend()
+        pair = load_pair(config.student, config.teacher)
+        config = with_template(config, pair)
+        prompts = split_prompts(config, pair.student.model.tokenizer, console.print)
+        with Verifier() as verifier:
+            session = _Session(config, folder, pair, prompts, verifier)
+            if resume:
+                session.resume()
+            with disk_errors("config.yaml"):
+                write_config(folder, config)
+            made = False
+            _announce(config, session, console)
+            session.run(console, time.perf_counter() - begun)
+    except BaseException:
+        if made:
+            discard(folder)
+        raise
+
+
+def with_template(config: Config, pair: Pair) -> Config:
+    """The config with the teacher's chat template where the student's tokenizer has none."""
+    ours, theirs = pair.student.model.tokenizer, pair.teacher.model.tokenizer
+    prompt = config.prompt
+    if prompt.format == "plain" or prompt.chat_template or ours.has_chat_template:
+        return config
+    if not theirs.has_chat_template or not isinstance(theirs.chat_template, str):
+        return config
+    borrowed = prompt.model_copy(update={"chat_template": theirs.chat_template})
+    return config.model_copy(update={"prompt": borrowed})
+
+
+class _Session:
+    """One run's parts, built once."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        pair: Pair,
+        prompts: PromptSplit,
+        verifier: Verifier,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.pair = pair
+        module = pair.student.model.module
+        add_lora(module, config.lora, config.train.seed)
+        if config.train.grad_checkpoint:
+            checkpoint_layers(module)
+        objective = make_objective(config.loss, pair, config.rollout.temperature)
+        self.stepper = Stepper(module, objective, config.train)
+        self.work = TrainingWork(
+            config,
+            pair,
+            prompts.train,
+            make_behavior(config.behavior),
+            self.stepper,
+            lambda rollout: answer_rewards(pair.student, rollout, verifier),
+        )
+        evaluation = config.eval.model_copy(
+            update={"max_tokens": config.eval.max_tokens or config.rollout.max_tokens}
+        )
+        rows = (config.rollout.batch_size, config.train.micro_batch_size)
+        self.evaluator = Evaluator(
+            pair, prompts.eval, evaluation, verifier, config.train.seed, rows
+        )
+        self.ledger = Ledger()
+        self.trainer = self._trainer([])
+
+    def _trainer(self, hooks: Sequence[Hook]) -> Trainer:
+        train = self.config.train
+        cadence = Cadence(
+            train.steps, self.config.eval.every, self.config.run.save_every, train.max_bad_steps
+        )
+        work = Work(self.work.train, self._evaluate, self.stepper.rewind)
+        return Trainer(work, cadence, hooks)
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint, or begin again where a run has none yet."""
+        found = checkpoints(self.folder.checkpoints)
+        if not found:
+            return
+        progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
+        self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
+        self.stepper.updates, self.work.skipped = progress.step, progress.skipped
+
+    def run(self, console: Console, loading: float) -> None:
+        """Train to the end and print the summary."""
+        self.trainer.hooks = self._hooks(console)
+        with disk_errors("the run's files"):
+            self.trainer.run()
+        for line in [*self.ledger.summary(loading), *next_commands(self.folder, self.pair)]:
+            console.print(line, highlight=False, soft_wrap=True)
+
+    def _hooks(self, console: Console) -> list[Hook]:
+        run = self.config.run
+        hooks: list[Hook] = [
+            MetricsWriter(self.folder.metrics),
+            SampleWriter(
+                self.folder.samples,
+                run.sample_every,
+                run.samples,
+                lambda rollout: responses(self.pair.student, rollout),
+            ),
+            self._keeper(),
+            self.ledger,
+            ProgressHook(console, self.config.train.steps, run.report_every),
+        ]
+        if run.report_to:
+            hooks.append(_reporter(self.config, self.folder))
+        return hooks
+
+    def _keeper(self) -> Keeper:
+        student, teacher = self.pair.student.model, self.pair.teacher.model
+        stops = {*student.stop_ids, *teacher.stop_ids}
+        details = adapter_config(student.module, self.config.lora, student.name, sorted(stops))
+        return Keeper(
+            self.stepper,
+            lambda step: Progress(step, self.trainer.bad_steps, self.work.skipped),
+            self.folder.adapter_path,
+            self.folder.checkpoints,
+            details,
+            self.config.run.keep_checkpoints,
+        )
+
+    def _evaluate(self, step: int) -> Metrics:
+        begun = time.perf_counter()
+        metrics = self.evaluator.student()
+        if step == 0 and self.config.eval.teacher:
+            metrics |= self.evaluator.teacher()
+        return metrics | {"time/eval_s": time.perf_counter() - begun}
+
+
+def _reporter(config: Config, folder: RunFolder) -> Hook:
+    try:
+        callback = mlxlm.get_reporting_callbacks(
+            config.run.report_to,
+            project_name=config.run.project_name or "trb-mlx",
+            log_dir=str(folder.path),
+            config=config.model_dump(mode="json"),
+        )
+    except (ImportError, ValueError) as error:
+        raise UserError(f"run.report_to {config.run.report_to}: {error}.") from error
+    return CallbackReporter(callback)
+
+
+def _announce(config: Config, session: _Session, console: Console) -> None:
+    behavior, steps = config.behavior, config.train.steps
+    console.print(
+        f"{config.student.model} ← {config.teacher.model}: {steps} steps of "
+        f"{config.train.prompts_per_step} prompts × {config.rollout.rollouts_per_prompt} rollouts, "
+        f"{behavior.kind}, into {session.folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if behavior.kind == "trb" and behavior.warmup_steps > steps:
+        console.print(
+            f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
+            f"(train.steps {steps}): the budget will not reach 0."
+        )
+    if session.trainer.step:
+        console.print(f"going on after step {session.trainer.step}")
+
+
+def next_commands(folder: RunFolder, pair: Pair) -> list[str]:
+    """The commands that a user is likely to type next."""
+    model = resolve(pair.student.model.name)
+    return [
+        "next:",
+        f"  trb-mlx generate {folder.path} --prompt '…'",
+        f"  trb-mlx eval {folder.path}",
+        f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
+        "--prompt '…'",
+    ]

@@ -1,0 +1,1 @@
+"""What is matched, the one compiled step, and the loop that keeps time."""

@@ -1,0 +1,88 @@
+"""What is matched and how it is averaged: reverse KL over all response tokens of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from trb_mlx.config import LossConfig
+from trb_mlx.models.pair import Pair
+from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
+from trb_mlx.ops.numerics import log_softmax
+from trb_mlx.ops.vocab import shared_logits
+from trb_mlx.rollout.packing import Packed
+from trb_mlx.rollout.recording import at_tokens, tempered
+from trb_mlx.types import Rollout
+
+Batch = dict[str, mx.array]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of one micro-batch.
+
+    Attributes:
+        batch: packed rows → the arrays that `loss` takes.
+        loss: batch → (sum of the loss over its tokens divided by the whole step's token count,
+            sum of |student log-prob now − when drawn|), so that micro-batches simply add up.
+    """
+
+    batch: Callable[[Rollout, Packed, int], Batch]
+    loss: Callable[[Batch], tuple[mx.array, mx.array]]
+
+
+def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Objective:
+    """The objective that a config names; its loss runs the student as it is now."""
+    student = pair.student
+
+    def batch(rollout: Rollout, packed: Packed, total: int) -> Batch:
+        return _batch(rollout, packed, total, None if config.mode != "exact" else pair)
+
+    def loss(arrays: Batch) -> tuple[mx.array, mx.array]:
+        hidden = student.model.module(arrays["ids"])
+        logits = hidden.reshape(-1, hidden.shape[-1])[arrays["positions"]]
+        logits = shared_logits(logits, student.merge)
+        if config.mode == "exact":
+            per_token = reverse_kl(logits, arrays["teacher"])
+        else:
+            per_token = reverse_kl_on_support(
+                logits,
+                arrays["support"],
+                arrays["teacher_support"],
+                arrays["teacher_rest"],
+                config.mode,
+            )
+        weights = arrays["weights"]
+        now = at_tokens(tempered(mx.stop_gradient(logits), temperature), arrays["tokens"])
+        gap = mx.abs(now - arrays["student_logprob"])
+        # A padded place may hold anything, infinities included: selected away, not multiplied.
+        used = weights > 0
+        return (
+            mx.where(used, per_token * weights, 0.0).sum(),
+            mx.where(used, gap * weights, 0.0).sum(),
+        )
+
+    return Objective(batch, loss)
+
+
+def _batch(rollout: Rollout, packed: Packed, total: int, pair: Pair | None) -> Batch:
+    """The arrays of one micro-batch; `pair` is given where the whole vocabulary is matched."""
+    records = rollout.records
+    assert records is not None
+    places = mx.arange(packed.positions.size)
+    arrays = {
+        "ids": packed.ids,
+        "positions": packed.positions,
+        "tokens": packed.flat(rollout.tokens),
+        "student_logprob": packed.flat(records.student_logprob),
+        "weights": mx.where(places < packed.count, 1.0 / total, 0.0),
+    }
+    if pair is not None:
+        arrays["teacher"] = log_softmax(packed.pick(pair.teacher.logits(packed.ids)))
+        return arrays
+    arrays["support"] = packed.flat(records.support)
+    arrays["teacher_support"] = packed.flat(records.teacher_support)
+    arrays["teacher_rest"] = packed.flat(records.teacher_rest)
+    return arrays

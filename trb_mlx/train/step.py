@@ -1,0 +1,130 @@
+"""The one optimisation step: value_and_grad over micro-batches, clipping, a guard, AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from trb_mlx.config import TrainConfig
+from trb_mlx.errors import UserError
+from trb_mlx.models.loading import can_compile
+from trb_mlx.rollout.packing import pack_rollout
+from trb_mlx.train.interrupts import Shield
+from trb_mlx.train.objective import Objective
+from trb_mlx.types import Metrics, Rollout
+
+# Lengths are rounded up to multiples of this when compiled: few shapes, little padding.
+BUCKET = 32
+
+
+class Stepper:
+    """Applies one update per rollout batch to the student's adapters.
+
+    The loss is averaged over all response tokens of the step, however they are split into
+    micro-batches. An update with a loss or gradient that is not finite is skipped.
+    """
+
+    def __init__(self, module: nn.Module, objective: Objective, config: TrainConfig) -> None:
+        """Set up AdamW for the trainable parameters of `module`.
+
+        Raises:
+            UserError: `train.compile: on` where no C++ compiler exists.
+        """
+        self.module = module
+        self.optimizer = optim.AdamW(
+            learning_rate=0.0,
+            betas=list(config.betas),
+            weight_decay=config.weight_decay,
+            bias_correction=True,
+        )
+        self.optimizer.init(module.trainable_parameters())
+        self.compiled = use_compile(config.compile)
+        self._config = config
+        self._objective = objective
+        self._grad = self._make_grad(objective.loss)
+        self._before: Any = None
+        self.updates = 0
+
+    def _make_grad(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        grad = nn.value_and_grad(self.module, loss)
+        if not self.compiled:
+            return grad
+        # The dropout masks come from the global random state, so it is part of the graph's.
+        state = [self.module.state, mx.random.state]
+        return mx.compile(grad, inputs=state, outputs=state)
+
+    def update(
+        self, rollout: Rollout, learning_rate: float, shield: Shield = nullcontext
+    ) -> Metrics:
+        """Accumulate gradients over the whole rollout and apply one update.
+
+        Args:
+            rollout: finished rollouts with the teacher's records filled in.
+            learning_rate: of this step.
+            shield: holds signals back while parameters change.
+
+        Returns:
+            `loss` (nats a token), `grad_norm` before clipping, `logprob_gap` (mean |student
+            log-prob of the drawn token now − when drawn|, nats), `skipped` (1 if not applied).
+        """
+        self.module.train()
+        total = int(rollout.lengths.sum())
+        grads, loss, gap = None, mx.array(0.0), mx.array(0.0)
+        bucket = BUCKET if self.compiled else 1
+        for packed in pack_rollout(rollout, self._config.micro_batch_size, bucket):
+            (part, part_gap), part_grads = self._grad(self._objective.batch(rollout, packed, total))
+            grads = part_grads if grads is None else tree_map(mx.add, grads, part_grads)
+            loss, gap = loss + part, gap + part_gap
+            mx.eval(grads, loss, gap)  # bounds the memory to one micro-batch's graph
+        self.module.eval()
+        with shield():
+            return self._apply(grads, loss, gap, learning_rate)
+
+    def rewind(self, updates: int) -> None:
+        """Take the last update back where more than `updates` were made."""
+        if self.updates > updates and self._before is not None:
+            parameters, state = self._before
+            self.module.update(parameters)
+            self.optimizer.state = state
+            self.updates, self._before = updates, None
+
+    def _apply(self, grads: Any, loss: mx.array, gap: mx.array, learning_rate: float) -> Metrics:
+        clipped, norm = optim.clip_grad_norm(grads, self._config.max_grad_norm)
+        metrics = {"loss": loss.item(), "grad_norm": norm.item(), "logprob_gap": gap.item()}
+        # Arrays are immutable, so the old state costs no more than its bytes.
+        self._before = tree_map(
+            lambda array: array, (self.module.trainable_parameters(), self.optimizer.state)
+        )
+        self.updates += 1
+        finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+        if finite:
+            self.optimizer.learning_rate = mx.array(learning_rate, dtype=mx.float32)
+            self.optimizer.update(self.module, clipped)
+            mx.eval(self.module.trainable_parameters(), self.optimizer.state)
+        return metrics | {"learning_rate": learning_rate, "skipped": float(not finite)}
+
+
+def use_compile(setting: str) -> bool:
+    """Whether the step is compiled.
+
+    `auto` compiles on a GPU. On a CPU it does not: compiling takes longer there than it saves
+    in a run of this size (figures in docs/log.md), and a choice by timing at run time would
+    make two runs of one seed differ in rounding.
+
+    Raises:
+        UserError: `on` where it cannot work.
+    """
+    if setting == "on" and not can_compile():
+        raise UserError(
+            "train.compile is on, but no C++ compiler (g++) was found; use auto or off."
+        )
+    if setting == "auto":
+        return mx.default_device() == mx.Device(mx.gpu)
+    return setting == "on"

@@ -1,0 +1,97 @@
+"""One training step from prompts to metrics: roll out, score, reward, update."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from trb_mlx.config import Config
+from trb_mlx.data.prompts import order
+from trb_mlx.models.pair import Pair
+from trb_mlx.ops.schedules import learning_rate
+from trb_mlx.rollout.behavior import Behavior
+from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.train.interrupts import Shield
+from trb_mlx.train.metrics import reward_metrics, rollout_metrics
+from trb_mlx.train.step import Stepper
+from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, StepResult
+
+
+@dataclass
+class TrainingWork:
+    """Everything one step needs; `rewards` gives 1 or 0 for rollouts with a gold answer."""
+
+    config: Config
+    pair: Pair
+    prompts: Sequence[Prompt]
+    behavior: Behavior
+    stepper: Stepper
+    rewards: Callable[[Rollout], list[float]]
+    skipped: int = 0
+
+    def train(self, step: int, shield: Shield) -> StepResult:
+        """Update number `step` + 1, with its metrics."""
+        mx.reset_peak_memory()
+        # Dropout is the only thing that draws from MLX's own state, and a resumed run has none.
+        mx.random.seed((self.config.train.seed * 1_000_003 + step) % 2**63)
+        begin = time.perf_counter()
+        rollout = self.roll_out(step)
+        drawn = time.perf_counter()
+        rate = self.config.train
+        metrics = self.stepper.update(
+            rollout, learning_rate(step, rate.learning_rate, rate.lr_warmup_steps), shield
+        )
+        updated = time.perf_counter()
+        rewards = self.rewards(rollout)
+        self.skipped += int(metrics["skipped"])
+        metrics |= {"reverse_kl": metrics["loss"], "skipped_updates": float(self.skipped)}
+        metrics |= rollout_metrics(rollout, self.behavior.budget(step)) | reward_metrics(rewards)
+        metrics |= _timings(rollout, drawn - begin, updated - drawn, time.perf_counter() - updated)
+        return StepResult(step + 1, metrics, rollout, rewards)
+
+    def roll_out(self, step: int) -> Rollout:
+        """The rollouts of one step, with both models' records."""
+        jobs = self._jobs(step)
+        settings = self.config.rollout
+        sampling = Sampling(
+            settings.max_tokens, settings.batch_size, settings.temperature, self.config.loss.top_k
+        )
+        if self.behavior.needs_teacher(step):
+            return sample_blended(
+                self.pair.student,
+                self.pair.teacher,
+                jobs,
+                sampling,
+                self.behavior,
+                self.behavior.budget(step),
+            )
+        rollout = sample(self.pair.student, jobs, sampling)
+        score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
+        return rollout
+
+    def _jobs(self, step: int) -> list[Job]:
+        train = self.config.train
+        chosen = order(len(self.prompts), train.seed, step, train.prompts_per_step)
+        copies = self.config.rollout.rollouts_per_prompt
+        seen: Counter[int] = Counter()  # a small set may give one prompt twice in a step
+        jobs = []
+        for index in chosen:
+            prompt = self.prompts[index]
+            for _ in range(copies):
+                jobs.append(Job(prompt, RolloutKey(train.seed, step, prompt.index, seen[index])))
+                seen[index] += 1
+        return jobs
+
+
+def _timings(rollout: Rollout, draw: float, update: float, rest: float) -> Metrics:
+    return {
+        "tokens_per_second": float(rollout.lengths.sum()) / (draw + update + rest),
+        "time/rollout_s": draw,
+        "time/update_s": update,
+        "time/reward_s": rest,
+        "memory/peak_gb": mx.get_peak_memory() / 2**30,
+    }

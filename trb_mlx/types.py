@@ -1,0 +1,113 @@
+"""The values that pass between the rooms.
+
+Axis letters used everywhere: B rows (rollouts), T response positions, V vocabulary,
+K support (the student's top-k tokens), L positions of prompt and response together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class RolloutKey:
+    """What a rollout's random draws depend on, and nothing else: not its place in a batch."""
+
+    seed: int
+    step: int
+    prompt: int
+    rollout: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One rollout that is asked for: the prompt and the key of its draws."""
+
+    prompt: Prompt
+    key: RolloutKey
+
+
+@dataclass
+class Records:
+    """What is kept of every drawn token, as host arrays `[B, T]` (`[B, T, K]` for the support).
+
+    Log-probs and entropies are in nats. Those marked τ are of the tempered distributions that
+    the draw used; the support is at temperature 1, as the loss is.
+    """
+
+    support: np.ndarray  # int32 [B, T, K]: the student's top-k ids
+    teacher_support: np.ndarray  # [B, T, K]: the teacher's log-probs on them, at temperature 1
+    teacher_rest: np.ndarray  # [B, T]: log of the teacher's mass outside the support
+    student_mass: np.ndarray  # [B, T]: the student's mass on the support
+    overlap: np.ndarray  # int32 [B, T]: ids shared by both models' top-k
+    kl_behavior: np.ndarray  # [B, T]: KL(μ‖π_S), τ
+    weight: np.ndarray  # [B, T]: the blend weight β
+    total_variation: np.ndarray  # [B, T]: TV(μ, π_S), τ
+    student_entropy: np.ndarray  # [B, T]: τ
+    teacher_entropy: np.ndarray  # [B, T]: τ
+    student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+    teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+
+    @classmethod
+    def empty(cls, rows: int, length: int, support: int) -> Records:
+        """Zeros for `rows` rollouts of at most `length` tokens with K = `support`."""
+        wide = (rows, length, support)
+        values = {name: np.zeros((rows, length), np.float32) for name in cls.__annotations__}
+        values |= {
+            "support": np.zeros(wide, np.int32),
+            "teacher_support": np.zeros(wide, np.float32),
+        }
+        values["overlap"] = np.zeros((rows, length), np.int32)
+        return cls(**values)
+
+
+@dataclass
+class Rollout:
+    """A finished batch of rollouts.
+
+    `tokens` is int32 `[B, T]`, right-padded; `lengths` `[B]` counts response tokens, the stop
+    token included; `stopped` `[B]` is False where the length limit cut the row.
+    """
+
+    jobs: list[Job]
+    tokens: np.ndarray
+    lengths: np.ndarray
+    stopped: np.ndarray
+    records: Records | None = None
+    temperature: float = 1.0
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool `[B, T]`: True at the positions that hold a response token."""
+        return np.arange(self.tokens.shape[1])[None] < self.lengths[:, None]
+
+    def response(self, row: int) -> list[int]:
+        """The response ids of one row, the stop token included."""
+        return self.tokens[row, : self.lengths[row]].tolist()
+
+
+@dataclass
+class StepResult:
+    """What one training step leaves: its metrics by name, and the rollouts it trained on."""
+
+    step: int
+    metrics: dict[str, float]
+    rollout: Rollout | None = None
+    rewards: list[float] = field(default_factory=list)
+
+
+Metrics = dict[str, float]
+Decode = Callable[[list[int]], str]
