@@ -63,7 +63,7 @@ def make_model(
     template: str | None = None,
     padding: int = 0,
     extra_tokens: int = 0,
-    scale: float = 4.0,
+    scale: float = 1.0,
     **changes: object,
 ) -> Path:
     """Write a model folder that `mlx_lm.load` opens, and give its path.

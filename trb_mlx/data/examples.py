@@ -119,7 +119,8 @@ def _messages(value: Any, where: str) -> tuple[Message, ...] | str:
     if isinstance(value, str) and value.strip():
         return value
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        shown = f"a {type(value).__name__}" if value else "nothing"
+        empty = not value or isinstance(value, str)
+        shown = "nothing" if empty else f"a {type(value).__name__}"
         raise UserError(f"{where} has {shown} for a prompt, expected text or a list of messages.")
     turns = [_message(turn, where) for turn in value]
     asked = [index for index, turn in enumerate(turns) if turn["role"] == "user"]

@@ -125,6 +125,7 @@ class _Worker:
         )
 
     def alive(self) -> bool:
+        """Whether it can be asked."""
         return not self.timed_out and self._process.poll() is None
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> Any:
@@ -153,6 +154,7 @@ class _Worker:
         self._process.kill()
 
     def stop(self) -> None:
+        """Kill it and close its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

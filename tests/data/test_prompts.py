@@ -1,0 +1,109 @@
+"""Prompts filtered and counted, and an order that needs no state."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trb_mlx.config import DataConfig, PromptConfig, PromptSource
+from trb_mlx.data.prompts import PromptSet, load_prompts, order
+from trb_mlx.errors import UserError
+
+
+def jsonl(tmp_path: Path, *texts: str) -> PromptSource:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text, "answer": 7}) + "\n" for text in texts))
+    return PromptSource(source=str(path))
+
+
+def loaded(
+    source: PromptSource, tokenizer: Any, count: int | None = None, **data: Any
+) -> PromptSet:
+    config = DataConfig(**{"max_prompt_tokens": 50, **data})
+    return load_prompts(source, config, PromptConfig(plain="{prompt}"), tokenizer, 0, count)
+
+
+# The order
+
+
+@given(
+    count=st.integers(1, 40),
+    seed=st.integers(0, 2**63),
+    per_step=st.integers(1, 100),
+    epochs=st.integers(1, 3),
+)
+def test_every_epoch_visits_every_prompt_once(
+    count: int, seed: int, per_step: int, epochs: int
+) -> None:
+    steps = -(-count * epochs // per_step)
+    visited = [index for step in range(steps) for index in order(count, seed, step, per_step)]
+    for epoch in range(epochs):
+        assert sorted(visited[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_a_step_has_its_size_even_if_it_is_larger_than_the_set() -> None:
+    assert Counter(order(3, 0, 5, 9)) == {0: 3, 1: 3, 2: 3}
+
+
+def test_the_order_depends_on_the_seed_and_changes_with_the_epoch() -> None:
+    first, second = order(50, 1, 0, 50), order(50, 1, 1, 50)
+    assert first != second
+    assert first == order(50, 1, 0, 50)
+    assert first != order(50, 2, 0, 50)
+    assert order(50, 1, 3, 10) == first[30:40], "the step's size only cuts the same line"
+
+
+# The set
+
+
+def test_dropped_prompts_are_counted_and_the_rest_numbered(tmp_path: Path, base: Any) -> None:
+    source = jsonl(tmp_path, "one", "x" * 60, "two", " one\n", "x" * 60, "One")
+    found = loaded(source, base)
+    assert [prompt.text for prompt in found.prompts] == ["one", "two", "One"]
+    assert [prompt.index for prompt in found.prompts] == [0, 1, 2]
+    assert {prompt.answer for prompt in found.prompts} == {"7"}
+    assert (found.too_long, found.duplicates) == (1, 2)
+
+
+def test_the_limit_is_inclusive_and_counts_the_formatted_prompt(tmp_path: Path, base: Any) -> None:
+    source = jsonl(tmp_path, "abc", "abcd")
+    found = loaded(source, base, max_prompt_tokens=4)  # BOS and three bytes
+    assert [prompt.text for prompt in found.prompts] == ["abc"]
+    assert found.too_long == 1
+
+
+def test_repeated_prompts_stay_if_asked(tmp_path: Path, base: Any) -> None:
+    found = loaded(jsonl(tmp_path, "a", "a"), base, deduplicate=False)
+    assert (len(found.prompts), found.duplicates) == (2, 0)
+
+
+def test_the_count_is_of_prompts_kept(tmp_path: Path, base: Any) -> None:
+    source = jsonl(tmp_path, "a", "a", "x" * 60, "b", "c", "d")
+    assert [prompt.text for prompt in loaded(source, base, 3).prompts] == ["a", "b", "c"]
+    limited = source.model_copy(update={"limit": 2})
+    assert [prompt.text for prompt in loaded(limited, base).prompts] == ["a", "b"]
+    assert len(loaded(limited, base, 4).prompts) == 4, "the caller's count goes before the limit"
+
+
+def test_a_set_without_a_prompt_left_says_why(tmp_path: Path, base: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        loaded(jsonl(tmp_path, "abcdef", "ghijkl"), base, max_prompt_tokens=3)
+    assert "no prompt left: 2 are longer than data.max_prompt_tokens = 3" in str(caught.value)
+
+
+def test_a_stream_needs_a_limit(base: Any) -> None:
+    with pytest.raises(UserError, match="streamed without an end, expected a limit"):
+        loaded(PromptSource(source="a/b", streaming=True), base)
+
+
+def test_generated_prompts_load_as_they_are(base: Any) -> None:
+    found = loaded(PromptSource(), base, 12)
+    assert len(found.prompts) == 12
+    assert all(prompt.text.startswith("Compute ") for prompt in found.prompts)
+    assert all(prompt.answer and prompt.answer.isdigit() for prompt in found.prompts)

@@ -1,0 +1,205 @@
+"""What counts as a right answer, and a verifier that neither hangs nor breaks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trb_mlx.data import rewards
+from trb_mlx.data.arithmetic import problems
+from trb_mlx.data.rewards import WORKER, Verifier
+
+# A worker that says it is ready, then sleeps at the word `slow`, dies at `die`, and else says yes.
+STUB = """
+import json, os, sys, time
+print("true", flush=True)
+for line in sys.stdin:
+    text = json.loads(line)["candidates"][0]
+    if "slow" in text: time.sleep(600)
+    if "die" in text: os._exit(1)
+    print("true", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[Verifier]:
+    script = tmp_path / "stub.py"
+    script.write_text(STUB)
+    with Verifier(timeout_s=0.5, script=script) as verifier:
+        yield verifier
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> Verifier:
+    """A verifier that fails the test should it start its worker."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(rewards, "_Worker", refuse)
+    return Verifier()
+
+
+# Verdicts without a worker
+
+
+def test_worked_solutions_of_the_generator_are_right(idle: Verifier) -> None:
+    pairs = [(problem.solution, problem.answer) for problem in problems("train", 50, seed=1)]
+    assert idle.score_all(pairs) == [1.0] * 50
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "expected"),
+    [
+        ("Answer: 17", "17", 1.0),
+        ("Answer: 18", "17", 0.0),
+        ("17\nAnswer: 18", "17", 0.0),
+        ("\\boxed{1,234.50}", "1234.5", 1.0),
+        ("#### 1{,}200", "1200", 1.0),
+        ("\\boxed{\\text{Evelyn}}", "\\text{Evelyn}", 1.0),
+        ("Answer: 17", "17 * 1 = 17\n#### 17", 1.0),
+        ("no idea at all", "17", 0.0),
+        ("", "17", 0.0),
+    ],
+)
+def test_numbers_and_equal_texts_need_no_worker(
+    idle: Verifier, response: str, answer: str, expected: float
+) -> None:
+    assert idle.score(response, answer) == expected
+
+
+# Verdicts of math-verify
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "expected"),
+    [
+        ("\\boxed{0.5}", "\\frac{1}{2}", 1.0),
+        ("\\boxed{x+1}", "1 + x", 1.0),
+        ("\\boxed{x-1}", "1 + x", 0.0),
+        ("\\boxed{3, 1}", "1, 3", 1.0),
+        ("\\boxed{(1, 2)}", "(2, 1)", 0.0),
+        ("Answer: \\frac{2}{4}", "0.5", 1.0),
+        ("#### 18 dollars", "18", 1.0),
+        ("so it is 17", "17", 1.0),
+        ("so it is 18", "17", 0.0),
+        ("hence the limit is $\\pi$", "\\pi", 1.0),
+        ("\\boxed{)(}{", "1", 0.0),
+        ("\ud800 \x00 1", "2", 0.0),
+    ],
+)
+def test_mathematics_is_compared_as_mathematics(
+    verifier: Verifier, response: str, answer: str, expected: float
+) -> None:
+    assert verifier.score(response, answer) == expected
+
+
+def test_it_works_outside_the_main_thread(verifier: Verifier) -> None:
+    found: list[float] = []
+    pairs = [("\\boxed{0.5}", "1/2"), ("\\boxed{0.6}", "1/2")]
+    threads = [
+        threading.Thread(target=lambda: found.extend(verifier.score_all(pairs))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [0.0] * 4 + [1.0] * 4
+
+
+def test_a_tower_of_powers_does_not_stop_the_run() -> None:
+    with Verifier(timeout_s=2.0) as verifier:
+        assert verifier.score_all([("\\boxed{9^{9^{9}}}", "1"), ("\\boxed{0.5}", "1/2")]) == [0, 1]
+        assert verifier.timeouts == 1
+
+
+# The worker's life
+
+
+def test_a_hanging_item_scores_zero_and_the_run_goes_on(stub: Verifier) -> None:
+    started = time.monotonic()
+    pairs = [("\\boxed{a}", "x"), ("\\boxed{slow}", "x"), ("\\boxed{b}", "x")]
+    assert stub.score_all(pairs) == [1.0, 0.0, 1.0]
+    assert stub.timeouts == 1
+    assert time.monotonic() - started < 20
+
+
+def test_a_dead_worker_is_replaced_and_is_no_timeout(stub: Verifier) -> None:
+    assert stub.score_all([("\\boxed{die}", "x"), ("\\boxed{b}", "x")]) == [0.0, 1.0]
+    assert stub.timeouts == 0
+
+
+def test_a_worker_killed_between_items_costs_nothing(stub: Verifier) -> None:
+    assert stub.score("\\boxed{a}", "x") == 1.0
+    assert stub._worker is not None
+    stub._worker._process.kill()
+    stub._worker._process.wait()
+    assert stub.score("\\boxed{a}", "x") == 1.0
+
+
+def test_one_worker_serves_all_items_and_ends_on_close(stub: Verifier) -> None:
+    stub.score("\\boxed{a}", "x")
+    first = stub._worker
+    stub.score("\\boxed{b}", "x")
+    assert stub._worker is first
+    stub.close()
+    stub.close()
+    assert first is not None
+    assert not first.alive()
+    assert stub.score("\\boxed{a}", "x") == 1.0, "a closed verifier may be used again"
+
+
+def test_the_worker_ends_with_its_parents_pipe_and_ignores_ctrl_c() -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-P", str(WORKER), "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == b"true\n"
+    worker.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert worker.poll() is None
+    worker.communicate(timeout=10)
+    assert worker.returncode == 0
+
+
+def test_a_worker_without_its_parent_gives_up_even_inside_one_long_multiplication() -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-P", str(WORKER), "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    worker.communicate(b'{"gold": "$1$", "candidates": ["$9^{9^{9}}$"]}\n', timeout=30)
+    assert worker.returncode == -signal.SIGALRM
+
+
+def test_the_worker_loads_no_mlx(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys, io; sys.stdin = io.StringIO(); sys.argv = ['w', '5']\n"
+        f"runpy.run_path({str(WORKER)!r}, run_name='__main__')\n"
+        "sys.exit(any(name.split('.')[0] in ('mlx', 'trb_mlx') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_math_verify_numbers_are_scored_and_it_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = tmp_path / "missing.py"
+    script.write_text('print("false")')
+    with Verifier(script=script) as verifier:
+        pairs = [("\\boxed{0.5}", "1/2"), ("\\boxed{1/2}", "1/2"), ("\\boxed{x}", "1/2")]
+        assert verifier.score_all([*pairs, ("Answer: 17", "17")]) == [0.0, 1.0, 0.0, 1.0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "pip install math-verify" in caplog.text

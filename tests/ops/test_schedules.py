@@ -1,0 +1,31 @@
+"""Schedules: exact ends, monotone between."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trb_mlx.ops.schedules import annealed_budget, learning_rate
+
+
+@given(st.floats(1e-6, 10), st.integers(1, 500))
+def test_the_budget_falls_linearly_to_exactly_zero(budget: float, horizon: int) -> None:
+    values = [annealed_budget(step, budget, horizon) for step in range(horizon + 2)]
+    assert values[0] == budget
+    assert values[horizon] == values[horizon + 1] == 0.0
+    assert all(value > 0 for value in values[:horizon])
+    for k, value in enumerate(values[:horizon]):
+        assert value == pytest.approx(budget * (1 - k / horizon))
+
+
+def test_no_warm_up_means_no_budget() -> None:
+    assert annealed_budget(0, 0.1, 0) == 0.0
+
+
+@given(st.integers(0, 100))
+def test_the_learning_rate_rises_to_its_peak_and_stays(warmup: int) -> None:
+    values = [learning_rate(step, 2e-4, warmup) for step in range(warmup + 3)]
+    assert all(0 < value <= 2e-4 for value in values)
+    assert values == sorted(values)
+    assert values[max(warmup - 1, 0) :] == [2e-4] * (warmup + 3 - max(warmup - 1, 0))
