@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bundled_corpus import ANSWER_DEPARTURE, STEP_DEPARTURES
 from bundled_training import ANSWER_TOKENS, Phase, Recipe, Scores
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3
@@ -56,8 +57,8 @@ one of the worked solution; steps after a mistake are not counted.
 - Tokenizer: byte-level BPE of {tokens} tokens, digits one by one, shared by both models. The
   embedding has {rows} rows: the last {padded} stand for no token. Stop token: `{eos}`.
 - Corpus: {problems:,} generated problems of `trb_mlx.data.arithmetic`'s train split, apart from
-  the held-out ones by checksum. "Hazard" is the probability with which a document leaves for
-  prose from a small grammar at the start of each line of its solution, never to return.
+  the held-out ones by checksum. A drifting document may leave, at one place a line, for prose
+  from a small grammar and not return, with these probabilities: {hazards}.
 - Training: AdamW, batches of {batch_size} documents, loss on continuations only.
 
 {phases}
@@ -92,14 +93,18 @@ def model_card(
         kv_heads=recipe.key_value_heads, feed_forward=recipe.feed_forward,
         parameters=parameters, megabytes=parameters * 4 / 1e6,
         rows=rows, padded=rows - counts["tokens"], batch_size=recipe.batch_size,
-        phases=_phase_table(recipe.phases), **counts,
+        phases=_phase_table(recipe.phases), hazards=_hazards(), **counts,
     )
 
 
+def _hazards() -> str:
+    steps = [f"{hazard} in step {n}" for n, (hazard, _) in enumerate(STEP_DEPARTURES, start=1)]
+    return ", ".join(steps) + f", {ANSWER_DEPARTURE[0]} in the answer"
+
+
 def _phase_table(phases: tuple[Phase, ...]) -> str:
-    lines = ["| phase | hazard | steps | peak learning rate |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {index} | {phase.hazard} | {phase.steps} | {phase.learning_rate} |"
-        for index, phase in enumerate(phases, start=1)
-    ]
+    lines = ["| phase | documents | steps | peak learning rate |", "| --- | --- | --- | --- |"]
+    for index, phase in enumerate(phases, start=1):
+        documents = "drifting" if phase.drifts else "clean"
+        lines.append(f"| {index} | {documents} | {phase.steps} | {phase.learning_rate} |")
     return "\n".join(lines)

@@ -1,14 +1,17 @@
 """The bundled pair's corpus and tokenizer: worked solutions, drifting documents, byte-level BPE.
 
-The student's documents drift: at the start of a solution and after each of its steps, a
-document leaves for unrelated prose with a fixed hazard and never comes back. A base model
-trained on them can do every step, yet seldom stays with the steps up to the answer.
+The student's documents drift: in each line of a solution there is one place at which a document
+may leave for unrelated text, never to come back. A base model trained on them can do every step,
+yet seldom stays with the steps up to the answer. The places and what follows differ from line to
+line, so that staying on course at one of them says little about the next, and the late ones are
+seldom visited by a model that drifts.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,26 +24,27 @@ SPECIAL_TOKENS = [STUDENT_EOS, "<|im_start|>", TEACHER_EOS]
 VOCABULARY_SIZE = 400
 IGNORED = -1
 
+# What leaves a solution: (lines kept, line being left, generator) -> the whole drifted text.
+Departure = Callable[[list[str], str, random.Random], str]
+
 SUBJECTS = """the river|the old miller|a grey cat|my sister|the garden|a small boat|the baker
 every child|the winter wind|a tired horse|the lamp|our neighbour|the village|a young fox
-the long road|his mother|the blue door|a quiet bird|the moon|the harbour""".split("\n")
+the long road|his mother|the blue door|a quiet bird|the moon|the harbour"""
 VERBS = """waited for|looked at|walked past|remembered|followed|painted|carried|forgot|left
-sang to|dreamed of|returned to|listened to|found|turned towards|slept near""".split("\n")
+sang to|dreamed of|returned to|listened to|found|turned towards|slept near"""
 OBJECTS = """the hills|a wooden bridge|the sea|an empty house|the market|a letter|some bread
 the green field|a song|the first snow|her brother|the open window|two apples|the forest
-a red coat|the church|nothing at all|the summer rain""".split("\n")
+a red coat|the church|nothing at all|the summer rain"""
 TAILS = """in the morning|before the storm|with a smile|all night|for many years|by the fire
-without a word|once again|under the stars|after dinner|near the water|on a cold day""".split("\n")
-JOINERS = ["and", "but", "while", "because", "so", "until"]
-
-
-def _choices(lines: list[str]) -> list[str]:
-    return [phrase for line in lines for phrase in line.split("|")]
-
-
-PHRASES = {name: _choices(lines) for name, lines in {
-    "subject": SUBJECTS, "verb": VERBS, "object": OBJECTS, "tail": TAILS, "joiner": JOINERS,
-}.items()}
+without a word|once again|under the stars|after dinner|near the water|on a cold day"""
+JOINERS = "and|but|while|because|so|until"
+PHRASES = {
+    part: re.split(r"[|\n]", text)
+    for part, text in [
+        ("subject", SUBJECTS), ("verb", VERBS), ("object", OBJECTS), ("tail", TAILS),
+        ("joiner", JOINERS),
+    ]
+}
 
 
 def sentence(generator: random.Random) -> str:
@@ -67,12 +71,51 @@ def prompt_text(problem: Problem) -> str:
     return problem.question + "\n"
 
 
-def drifted(solution: str, hazard: float, generator: random.Random) -> str:
-    """Let a solution leave for prose at each of its line starts with probability `hazard`."""
+def _leave_at_start(kept: list[str], line: str, generator: random.Random) -> str:
+    return "\n".join([*kept, prose(generator)])
+
+
+def _leave_before_newline(kept: list[str], line: str, generator: random.Random) -> str:
+    joiner = generator.choice(PHRASES["joiner"])
+    return "\n".join(kept) + f" {joiner} {_uncapitalised(prose(generator))}"
+
+
+def _leave_after_equals(kept: list[str], line: str, generator: random.Random) -> str:
+    left = line.split("=")[0]
+    return "\n".join([*kept, f"{left}={_uncapitalised(prose(generator))}"])
+
+
+def _leave_for_list(kept: list[str], line: str, generator: random.Random) -> str:
+    items = [f"- {generator.choice(PHRASES['object'])}" for _ in range(generator.randint(3, 6))]
+    return "\n".join([*kept, *items])
+
+
+def _leave_after_answer(kept: list[str], line: str, generator: random.Random) -> str:
+    return "\n".join([*kept, f"Answer: {_uncapitalised(prose(generator))}"])
+
+
+def _uncapitalised(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+# For each step line its hazard (the probability to leave there) and its way to leave; the answer
+# line has its own. Together they let about one document in fourteen reach its answer.
+STEP_DEPARTURES: tuple[tuple[float, Departure], ...] = (
+    (0.55, _leave_at_start),
+    (0.50, _leave_before_newline),
+    (0.40, _leave_after_equals),
+    (0.30, _leave_for_list),
+)
+ANSWER_DEPARTURE: tuple[float, Departure] = (0.35, _leave_after_answer)
+
+
+def drifted(solution: str, generator: random.Random) -> str:
+    """Let a solution leave for unrelated text, at each of its lines with that line's hazard."""
     lines = solution.split("\n")
-    for kept in range(len(lines)):
+    departures = [*STEP_DEPARTURES[:len(lines) - 1], ANSWER_DEPARTURE]
+    for depth, (line, (hazard, leave)) in enumerate(zip(lines, departures, strict=True)):
         if generator.random() < hazard:
-            return "\n".join([*lines[:kept], prose(generator)])
+            return leave(lines[:depth], line, generator)
     return solution
 
 
@@ -98,9 +141,17 @@ def build_tokenizer(problems: list[Problem], seed: int) -> Tokenizer:
 
 
 def encode_documents(
-    tokenizer: Tokenizer, problems: list[Problem], hazard: float, eos: str, seed: int, length: int
+    tokenizer: Tokenizer, problems: list[Problem], drifts: bool, eos: str, seed: int, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Encode prompts with (drifting) solutions as two int16 arrays of shape [documents, length].
+    """Encode prompts with their solutions as two int16 arrays of shape [documents, length].
+
+    Args:
+        tokenizer: the pair's tokenizer.
+        problems: one document each.
+        drifts: whether solutions may leave for unrelated text.
+        eos: the model's stop token.
+        seed: draws the departures.
+        length: tokens a document; what is longer is cut.
 
     Returns:
         tokens: prompt, continuation, stop token; then stop tokens as padding.
@@ -108,7 +159,7 @@ def encode_documents(
     """
     generator = random.Random(f"drift {seed}")
     prompts = tokenizer.encode_batch([prompt_text(p) for p in problems])
-    solutions = [drifted(p.solution, hazard, generator) for p in problems]
+    solutions = [drifted(p.solution, generator) if drifts else p.solution for p in problems]
     continuations = tokenizer.encode_batch(solutions)
     stop = tokenizer.token_to_id(eos)
     tokens = np.full((len(problems), length), stop, np.int16)

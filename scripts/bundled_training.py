@@ -25,9 +25,9 @@ SAMPLING_ROWS = 256
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of pre-training on documents that drift with probability `hazard` a line."""
+    """One stretch of pre-training, on clean or on drifting documents."""
 
-    hazard: float
+    drifts: bool
     steps: int
     learning_rate: float
 

@@ -1,6 +1,7 @@
 """Make the bundled teacher and student: tokenizer, pre-training, measurement, folders.
 
-Both models train side by side, one process each, so give the matrix library one thread::
+Run it in the repository's root with trb_mlx installed. Both models train side by side, one process
+each, so give the matrix library one thread::
 
     OPENBLAS_NUM_THREADS=1 python scripts/make_bundled_pair.py --seed 0 --out trb_mlx/bundled
 """
@@ -48,9 +49,28 @@ EMBEDDING_ROWS = 448
 # The student first learns every step as well as the teacher does, then learns to leave: its
 # weakness is drift, which a few dozen updates can undo, never missing arithmetic, which they
 # cannot supply.
-TEACHER = Recipe("teacher", TEACHER_EOS, 128, 3, 256, 4, 2, (Phase(0.0, 2000, 3e-3),))
+TEACHER = Recipe(
+    role="teacher",
+    eos=TEACHER_EOS,
+    hidden=96,
+    layers=3,
+    feed_forward=224,
+    heads=3,
+    key_value_heads=1,
+    phases=(Phase(drifts=False, steps=2000, learning_rate=3e-3),),
+)
 STUDENT = Recipe(
-    "student", STUDENT_EOS, 96, 3, 256, 3, 1, (Phase(0.0, 1800, 3e-3), Phase(0.43, 600, 1.5e-3))
+    role="student",
+    eos=STUDENT_EOS,
+    hidden=96,
+    layers=3,
+    feed_forward=160,
+    heads=3,
+    key_value_heads=1,
+    phases=(
+        Phase(drifts=False, steps=1900, learning_rate=3e-3),
+        Phase(drifts=True, steps=600, learning_rate=1e-3),
+    ),
 )
 
 
@@ -82,10 +102,10 @@ def train_model(recipe: Recipe, tokenizer: Tokenizer, seed: int) -> qwen3.Model:
     for index, phase in enumerate(recipe.phases):
         data_seed = 10 * _seed_of(recipe, seed) + index
         documents = encode_documents(
-            tokenizer, corpus, phase.hazard, recipe.eos, data_seed, DOCUMENT_TOKENS
+            tokenizer, corpus, phase.drifts, recipe.eos, data_seed, DOCUMENT_TOKENS
         )
         data = batches(*documents, recipe.batch_size, phase.steps, data_seed)
-        label = f"{recipe.role}, hazard {phase.hazard}"
+        label = f"{recipe.role}, phase {index + 1}"
         pretrain(model, data, phase.steps, phase.learning_rate, label)
     return model
 

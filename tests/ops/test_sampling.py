@@ -1,0 +1,109 @@
+"""Draws: the law is the row's, tails included, and nothing but the key decides them."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trb_mlx.ops.numerics import log_softmax
+from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
+
+INDEX = st.integers(0, 2**40)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**63 - 1), INDEX, INDEX, INDEX, st.integers(1, 40))
+def test_uniforms_are_keyed_and_prefix_free(
+    seed: int, step: int, prompt: int, rollout: int, length: int
+) -> None:
+    found = row_uniforms(seed, step, prompt, rollout, length)
+    assert found.shape == (length, 2)
+    assert found.dtype == np.float32
+    assert (found >= 0).all()
+    assert (found < 1).all()
+    longer = row_uniforms(seed, step, prompt, rollout, length + 7)
+    np.testing.assert_array_equal(longer[:length], found)
+    others = [
+        row_uniforms(seed ^ 1, step, prompt, rollout, length),
+        row_uniforms(seed, step + 1, prompt, rollout, length),
+        row_uniforms(seed, step, prompt + 1, rollout, length),
+        row_uniforms(seed, step, prompt, rollout + 1, length),
+    ]
+    assert all((other[0] != found[0]).any() for other in others)
+
+
+def test_uniforms_are_uniform() -> None:
+    found = np.concatenate([row_uniforms(3, 1, p, 0, 200) for p in range(200)]).astype(np.float64)
+    for column in found.T:
+        counts, _ = np.histogram(column, bins=50, range=(0, 1))
+        assert ((counts - 800) ** 2 / 800).sum() < 95  # 0.9999 quantile at 49 degrees of freedom
+
+
+def draw(logprobs: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """`count` draws from one row."""
+    uniforms = mx.array(row_uniforms(seed, 0, 0, 0, count))
+    found = []
+    for start in range(0, count, 256):
+        part = uniforms[start : start + 256]
+        rows = mx.broadcast_to(mx.array(logprobs), (part.shape[0], len(logprobs)))
+        found.append(np.asarray(inverse_cdf(rows, part)))
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("vocab", [2, 3, 17, 500])
+def test_the_empirical_law_is_the_rows(vocab: int) -> None:
+    logits = np.random.default_rng(vocab).normal(size=vocab).astype(np.float32)
+    logprobs = np.asarray(log_softmax(mx.array(logits)))
+    count = 20_000
+    counts = np.bincount(draw(logprobs, count), minlength=vocab)
+    expected = np.exp(logprobs) * count
+    pooled = expected >= 5
+    chi = ((counts - expected)[pooled] ** 2 / expected[pooled]).sum()
+    assert chi < pooled.sum() + 5 * np.sqrt(2 * pooled.sum()) + 5
+
+
+def exact_entry(probabilities: np.ndarray, uniform: np.ndarray) -> int:
+    """The inverse of the cumulative distribution in float64."""
+    u = float(uniform[0]) + float(uniform[1]) * 2.0**-24
+    cumulative = np.cumsum(probabilities)
+    return int((cumulative <= u * cumulative[-1]).sum())
+
+
+def test_long_tails_are_resolved() -> None:
+    """A plain float32 cumulative sum cannot tell entries of 1e-8 apart next to a mass of one."""
+    vocab = 151_936
+    logprobs = np.full(vocab, np.log(1e-3 / (vocab - 1)), np.float32)
+    logprobs[0] = np.log(0.999)
+    probabilities = np.exp(logprobs.astype(np.float64))
+    rng = np.random.default_rng(0)
+    targets = 0.999 + 1e-3 * rng.random(300)  # all in the tail
+    highs = np.floor(targets * 2**24) / 2**24
+    uniforms = np.stack([highs, rng.random(300)], axis=-1).astype(np.float32)
+    rows = mx.broadcast_to(mx.array(logprobs), (300, vocab))
+    found = np.asarray(inverse_cdf(rows, mx.array(uniforms)))
+    expected = [exact_entry(probabilities, u) for u in uniforms]
+    # A shift by one part in 2^24 of the whole mass is 9 entries of this tail.
+    assert np.abs(found - np.array(expected)).max() < 30
+    assert len(set(found.tolist())) > 295  # and no grid of 2^-24 is left to see
+
+
+def test_impossible_entries_are_never_drawn() -> None:
+    logprobs = np.full(1000, -np.inf, np.float32)
+    logprobs[[3, 500, 998]] = np.log([0.5, 0.25, 0.25])
+    ends = mx.array(np.array([[0, 0], [0, 0.99], [1 - 2**-24, 1 - 2**-24]], np.float32))
+    rows = mx.broadcast_to(mx.array(logprobs), (3, 1000))
+    assert np.asarray(inverse_cdf(rows, ends)).tolist() == [3, 3, 998]
+    assert set(draw(logprobs, 3000).tolist()) == {3, 500, 998}
+
+
+def test_a_draw_does_not_depend_on_its_batch() -> None:
+    rng = np.random.default_rng(1)
+    logprobs = mx.array(rng.normal(size=(6, 3000)).astype(np.float32))
+    uniforms = mx.array(np.stack([row_uniforms(0, 0, p, 0, 1)[0] for p in range(6)]))
+    together = np.asarray(inverse_cdf(logprobs, uniforms))
+    alone = [inverse_cdf(logprobs[i : i + 1], uniforms[i : i + 1]).item() for i in range(6)]
+    backwards = np.asarray(inverse_cdf(logprobs[::-1], uniforms[::-1]))[::-1]
+    assert together.tolist() == alone == backwards.tolist()
