@@ -119,15 +119,14 @@ def _sample_rows(
     padding = [width - len(prompt) for prompt in prompts]
     padded = [[0] * gap + prompt for gap, prompt in zip(padding, prompts, strict=True)]
     cache = [BatchKVCache(padding) for _ in model.layers]
-    tokens, drawn = mx.array(padded), []
+    tokens, drawn, finished = mx.array(padded), [], mx.zeros(len(prompts), mx.bool_)
     for _ in range(ANSWER_TOKENS):
         logits = model(tokens, cache=cache)[:, -1]
         is_greedy = temperature == 0
         token = logits.argmax(-1) if is_greedy else mx.random.categorical(logits / temperature)
-        mx.eval(token)
         drawn.append(token)
-        tokens = token[:, None]
-        if all(stop in row for row in zip(*(t.tolist() for t in drawn), strict=True)):
+        tokens, finished = token[:, None], finished | (token == stop)
+        if finished.all().item():
             break
     return mx.stack(drawn, axis=1).tolist()
 

@@ -31,7 +31,7 @@ def test_long_rows_stay_accurate(vocab: int) -> None:
     expected = -(np.exp(exact) * exact).sum()
     assert entropy(mx.array(found)).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     ones = mx.full((3, vocab), 0.1)
-    np.testing.assert_allclose(np.asarray(sum_last(ones)), vocab * 0.1, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(sum_last(ones)), vocab * 0.1, rtol=2e-5)
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-2, 1.0, 10.0])

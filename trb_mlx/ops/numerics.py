@@ -1,15 +1,15 @@
 """Reductions over the vocabulary that stay accurate on long rows.
 
 MLX's CPU reductions add float32 numbers one after another: on a row of 151,936 entries a plain
-logsumexp was off by 7.6e-4. Adding within blocks and then across them leaves 8e-6.
+logsumexp was off by 7.6e-4. Adding within blocks and then across them leaves 1e-5 or less.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-# Rows longer than this are reduced in two levels of blocks of this length.
-BLOCK = 512
+# Longer rows are reduced in levels, in blocks of about this length.
+BLOCK = 128
 
 
 def in_blocks(values: mx.array, fill: float) -> mx.array:
@@ -19,7 +19,7 @@ def in_blocks(values: mx.array, fill: float) -> mx.array:
     """
     length = values.shape[-1]
     block = length & -length  # the largest power of two in V
-    if not 64 <= block <= 2 * BLOCK:
+    if not BLOCK // 2 <= block <= 4 * BLOCK:
         block = min(BLOCK, length)
         padding = -length % block
         if padding:
@@ -31,7 +31,7 @@ def in_blocks(values: mx.array, fill: float) -> mx.array:
 def sum_last(values: mx.array, keepdims: bool = False) -> mx.array:
     """Sum over the last axis, in float32."""
     values = values.astype(mx.float32)
-    if values.shape[-1] > 2 * BLOCK:
+    while values.shape[-1] > 4 * BLOCK:
         values = in_blocks(values, 0.0).sum(-1)
     return values.sum(-1, keepdims=keepdims)
 
@@ -39,7 +39,7 @@ def sum_last(values: mx.array, keepdims: bool = False) -> mx.array:
 def logsumexp(values: mx.array, keepdims: bool = False) -> mx.array:
     """Log of the sum of exponentials over the last axis, in float32; −inf for a row of −inf."""
     values = values.astype(mx.float32)
-    if values.shape[-1] > 2 * BLOCK:
+    while values.shape[-1] > 4 * BLOCK:
         values = mx.logsumexp(in_blocks(values, -mx.inf), axis=-1)
     return mx.logsumexp(values, axis=-1, keepdims=keepdims)
 

@@ -9,6 +9,8 @@ import numpy as np
 
 # Uniforms have 48 bits, in two parts that float32 holds exactly.
 BITS = 24
+# Masses are counted in units of 2^−30 of their total: sums of them fit in int32.
+FIXED = 30
 
 
 def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -> np.ndarray:
@@ -34,9 +36,10 @@ def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -
 def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
     """Draw from each row by inverting its cumulative distribution.
 
-    A float32 cumulative sum over 151,936 entries loses its tail, so the search has two levels:
-    blocks of about √V entries by their masses, then the entries of the chosen block, with what
-    is left of the uniform, its low bits included. An entry of probability 0 is never drawn.
+    A float32 cumulative sum over 151,936 entries loses its tail. So masses are summed as
+    integers, which is exact, in two levels: blocks of about √V entries, then the entries of the
+    chosen block. At each level a mass is rounded to a multiple of 2^−30 of the level's total;
+    an entry that rounds to nothing is never drawn.
 
     Args:
         logprobs: `[..., V]`, normalised or not.
@@ -47,34 +50,32 @@ def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
     """
     vocab = logprobs.shape[-1]
     block = max(1, math.isqrt(vocab - 1) + 1)
-    padding = -vocab % block
-    peak = logprobs.max(axis=-1, keepdims=True)
-    masses = mx.exp(logprobs.astype(mx.float32) - peak)
-    if padding:
+    masses = mx.exp(logprobs.astype(mx.float32) - logprobs.max(axis=-1, keepdims=True))
+    if padding := -vocab % block:
         masses = mx.pad(masses, [(0, 0)] * (masses.ndim - 1) + [(0, padding)])
     masses = masses.reshape(*masses.shape[:-1], -1, block)
-    inner = mx.cumsum(masses, axis=-1)
-    outer = mx.cumsum(inner[..., -1], axis=-1)
-    total = outer[..., -1:]
-    high, low = uniforms[..., :1] * total, uniforms[..., 1:] * total * 2.0**-BITS
-    chosen = _first_above(outer, high)
-    before = _at(mx.pad(outer, [(0, 0)] * (outer.ndim - 1) + [(1, 0)]), chosen)
-    entries = mx.take_along_axis(inner, chosen[..., None], axis=-2).squeeze(-2)
-    within = _first_above(entries, (high - before) + low)
-    return (chosen * block + within).squeeze(-1).astype(mx.int32)
+    bits = (uniforms * 2.0**BITS).astype(mx.int64)
+    level = bits[..., :1] * 2 ** (FIXED - BITS) + bits[..., 1:] // 2 ** (2 * BITS - FIXED)
+    chosen, level = _search(masses.sum(axis=-1), level)
+    entries = mx.take_along_axis(masses, chosen[..., None], axis=-2).squeeze(-2)
+    within, _ = _search(entries, level)
+    return (chosen * block + within).squeeze(-1)
 
 
-def _first_above(cumulative: mx.array, target: mx.array) -> mx.array:
-    """The first index `[..., 1]` whose cumulative mass exceeds the target.
+def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:
+    """One level: the index drawn `[..., 1]`, and the uniform that is left for the next level.
 
-    Rounding may put the target on the end; the last entry that has mass is taken then.
+    Args:
+        masses: `[..., n]`, of any total.
+        uniform: int64 `[..., 1]` in [0, 2^FIXED).
     """
-    last = cumulative[..., -1:]
-    below = mx.minimum(target, last * (1.0 - 2.0**-BITS))
-    found = (cumulative <= below).sum(axis=-1, keepdims=True)
-    # Where even the largest float below the end rounds up to it, count what lies under the end.
-    return mx.minimum(found, (cumulative < last).sum(axis=-1, keepdims=True))
-
-
-def _at(values: mx.array, index: mx.array) -> mx.array:
-    return mx.take_along_axis(values, index, axis=-1)
+    shares = masses / masses.sum(axis=-1, keepdims=True)
+    whole = mx.round(shares * 2.0**FIXED).astype(mx.int32)
+    cumulative = mx.cumsum(whole, axis=-1)
+    scaled = uniform * cumulative[..., -1:].astype(mx.int64)
+    target = (scaled // 2**FIXED).astype(mx.int32)
+    index = mx.minimum((cumulative <= target).sum(axis=-1, keepdims=True), masses.shape[-1] - 1)
+    size = mx.take_along_axis(whole, index, axis=-1).astype(mx.int64)
+    before = mx.take_along_axis(cumulative, index, axis=-1).astype(mx.int64) - size
+    left = (scaled - before * 2**FIXED) // mx.maximum(size, 1)
+    return index.astype(mx.int32), left
