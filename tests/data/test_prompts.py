@@ -106,4 +106,4 @@ def test_generated_prompts_load_as_they_are(base: Any) -> None:
     found = loaded(PromptSource(), base, 12)
     assert len(found.prompts) == 12
     assert all(prompt.text.startswith("Compute ") for prompt in found.prompts)
-    assert all(prompt.answer and prompt.answer.isdigit() for prompt in found.prompts)
+    assert all(prompt.answer and prompt.answer.startswith("Answer: ") for prompt in found.prompts)

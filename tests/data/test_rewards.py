@@ -203,3 +203,10 @@ def test_without_math_verify_numbers_are_scored_and_it_is_said_once(
         assert verifier.score_all([*pairs, ("Answer: 17", "17")]) == [0.0, 1.0, 0.0, 1.0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "pip install math-verify" in caplog.text
+
+
+def test_a_marked_gold_asks_for_a_marked_answer() -> None:
+    with Verifier() as verifier:
+        assert verifier.score("5+12=17\nAnswer: 17", "Answer: 17") == 1.0
+        assert verifier.score("5+12=17", "Answer: 17") == 0.0
+        assert verifier.score("5+12=17\nAnswer: 18", "Answer: 17") == 0.0

@@ -43,7 +43,7 @@ def only(tmp_path: Path, row: Any, **keys: Any) -> Example:
 
 
 def test_generated_examples_are_the_generators_problems() -> None:
-    expected = [Example(p.question, p.answer) for p in problems("test", 7, seed=0)]
+    expected = [Example(p.question, f"Answer: {p.answer}") for p in problems("test", 7, seed=0)]
     assert read("generated:arithmetic", 7, split="test") == expected
 
 

@@ -44,9 +44,15 @@ class Verifier:
         self._lock = threading.Lock()
 
     def score(self, response: str, answer: str) -> float:
-        """1.0 if the response's final answer is `answer`, else 0.0."""
-        marked = extract_answer(response)
-        gold = extract_answer(answer) or answer
+        """1.0 if the response's final answer is `answer`, else 0.0.
+
+        A gold answer that is itself marked (`Answer: 17`) asks for a marked one: a number that
+        merely stands in the working is then no answer.
+        """
+        marked, gold = extract_answer(response), extract_answer(answer)
+        if gold is not None and marked is None:
+            return 0.0
+        gold = gold or answer
         settled = _settled(response, marked, gold)
         if settled is not None:
             return float(settled)

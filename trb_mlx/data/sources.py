@@ -66,7 +66,7 @@ def _generated(source: PromptSource, count: int, seed: int) -> Iterator[Example]
         problems = GENERATORS[name](source.split, count, seed)
     except ValueError as error:
         raise UserError(f"{source.source}: {error}") from error
-    return (Example(problem.question, problem.answer) for problem in problems)
+    return (Example(problem.question, f"Answer: {problem.answer}") for problem in problems)
 
 
 def _rows(source: PromptSource) -> Rows:

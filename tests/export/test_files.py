@@ -1,0 +1,130 @@
+"""Files are whole or absent, and adapters are mlx-lm's."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm import load as mlx_lm_load
+
+from trb_mlx.config import LoraConfig, ModelConfig, TrainConfig
+from trb_mlx.errors import RunError, UserError
+from trb_mlx.export.adapters import adapter_config, load_adapter, save_adapters, snapshot
+from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from trb_mlx.export.files import disk_errors, replacing, replacing_folder
+from trb_mlx.models.loading import load_model
+from trb_mlx.models.lora import add_lora
+from trb_mlx.models.pair import Pair
+from trb_mlx.train.objective import Objective
+from trb_mlx.train.step import Stepper
+
+IDS = mx.array([[5, 6, 7]])
+
+
+def trained(pair: Pair, dora: bool = False) -> Stepper:
+    """A student whose adapters are not at their start."""
+    module = pair.student.model.module
+    add_lora(module, LoraConfig(rank=4, dora=dora), seed=0)
+    module.update(
+        {"model": {"layers": [{"mlp": {"up_proj": {"lora_b": mx.full((4, 64), 0.3)}}}]}}
+    )
+    return Stepper(module, Objective(None, None), TrainConfig())  # type: ignore[arg-type]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path, folder = tmp_path / "a.txt", tmp_path / "f"
+    path.write_text("old")
+    folder.mkdir()
+    (folder / "x").write_text("old")
+    for writer, target in ((replacing, path), (replacing_folder, folder)):
+        with pytest.raises(OSError, match="full"), writer(target) as draft:
+            (draft if writer is replacing else draft / "x").write_text("half")
+            raise OSError(errno.ENOSPC, "full")
+    assert path.read_text() == (folder / "x").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "f"]
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    with pytest.raises(RunError, match="the checkpoint could not be written: No space left"):
+        with disk_errors("the checkpoint"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_mlx_lm_loads_our_adapters(
+    pair: Pair, folders: tuple[Path, Path], tmp_path: Path, dora: bool
+) -> None:
+    stepper = trained(pair, dora)
+    config = adapter_config(stepper.module, LoraConfig(rank=4, dora=dora), "s", [256, 258])
+    save_adapters(tmp_path, stepper.module, config, 7)
+    assert snapshot(tmp_path, 7).name == "0000007_adapters.safetensors"
+    theirs, _ = mlx_lm_load(str(folders[0]), adapter_path=str(tmp_path))
+    ours = np.asarray(stepper.module(IDS))
+    np.testing.assert_allclose(np.asarray(theirs(IDS)), ours, atol=1e-5)
+    model = load_model(ModelConfig(model=str(folders[0])))
+    assert load_adapter(model, tmp_path, snapshot(tmp_path, 7)) == [256, 258]
+    np.testing.assert_allclose(np.asarray(model.module(IDS)), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["absent", "other base", "truncated", "not json"])
+def test_a_bad_adapter_is_told(
+    pair: Pair, folders: tuple[Path, Path], tmp_path: Path, damage: str
+) -> None:
+    folder = tmp_path / "adapters"
+    stepper = trained(pair)
+    config = adapter_config(stepper.module, LoraConfig(rank=4), "s", [])
+    save_adapters(folder, stepper.module, config, 1)
+    weights, base = folder / "adapters.safetensors", folders[0]
+    if damage == "absent":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:300])
+    elif damage == "not json":
+        (folder / "adapter_config.json").write_text("{")
+    else:
+        from tiny import make_model
+
+        base = make_model(tmp_path / "other", hidden_size=16)
+    with pytest.raises(UserError) as caught:
+        load_adapter(load_model(ModelConfig(model=str(base))), folder, weights)
+    assert "\n" not in str(caught.value)
+    assert "adapter" in str(caught.value)
+
+
+def test_checkpoints_come_back_bit_for_bit_and_old_ones_go(pair: Pair, tmp_path: Path) -> None:
+    stepper = trained(pair)
+    stepper.optimizer.learning_rate = mx.array(0.01)
+    kept = {}
+    for step in (1, 2, 3):
+        grads = dict(stepper.module.trainable_parameters())
+        stepper.optimizer.update(stepper.module, grads)
+        kept = {k: np.array(v) for k, v in tree_flatten(stepper.module.trainable_parameters())}
+        save_checkpoint(tmp_path, stepper.module, stepper.optimizer, Progress(step, 1, 2), keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["0000002", "0000003"]
+    state = {k: np.array(v) for k, v in tree_flatten(stepper.optimizer.state)}
+    stepper.optimizer.update(stepper.module, stepper.module.trainable_parameters())
+    progress = load_checkpoint(checkpoints(tmp_path)[-1], stepper.module, stepper.optimizer)
+    assert progress == Progress(3, 1, 2)
+    for name, value in tree_flatten(stepper.module.trainable_parameters()):
+        np.testing.assert_array_equal(np.array(value), kept[name])
+    for name, value in tree_flatten(stepper.optimizer.state):
+        np.testing.assert_array_equal(np.array(value), state[name])
+
+
+def test_a_damaged_checkpoint_is_told(pair: Pair, tmp_path: Path) -> None:
+    stepper = trained(pair)
+    save_checkpoint(tmp_path, stepper.module, stepper.optimizer, Progress(4), keep=1)
+    path = checkpoints(tmp_path)[0]
+    (path / "state.json").write_text(json.dumps({"stepp": 4}))
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(path, stepper.module, stepper.optimizer)
+
+
+def test_unfinished_folders_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / ".0000009.tmp").mkdir()
+    assert checkpoints(tmp_path) == []

@@ -1,0 +1,95 @@
+"""Models from folders, cast and rounded on load, and the sentences for what cannot load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from tiny import make_model
+
+from trb_mlx.config import ModelConfig, QuantizeConfig
+from trb_mlx.errors import UserError
+from trb_mlx.models.loading import load_model, resolve
+
+IDS = mx.array([[5, 6, 7, 8]])
+
+
+def quantized(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.QuantizedLinear) for _, m in module.named_modules())
+
+
+def test_dense_and_packed_rounding_agree(folders: tuple[Path, Path]) -> None:
+    student = str(folders[0])
+    plain = load_model(ModelConfig(model=student))
+    loaded = {
+        store: load_model(
+            ModelConfig(model=student, quantize=QuantizeConfig(bits=4, group_size=32, store=store))
+        )
+        for store in ("packed", "dense")
+    }
+    assert quantized(loaded["packed"].module) == 14
+    assert quantized(loaded["dense"].module) == 0
+    packed, dense, exact = (m.module(IDS) for m in (loaded["packed"], loaded["dense"], plain))
+    np.testing.assert_allclose(np.asarray(packed), np.asarray(dense), atol=1e-4)
+    assert np.abs(np.asarray(dense - exact)).max() > 1e-3
+    assert loaded["packed"].nbytes() < plain.nbytes()
+
+
+def test_a_quantized_model_can_be_rounded_again(folders: tuple[Path, Path]) -> None:
+    model = load_model(ModelConfig(model=str(folders[0]), quantize=QuantizeConfig(group_size=32)))
+    from trb_mlx.models.loading import quantize
+
+    again = quantize(model.module, model.config, QuantizeConfig(bits=2, group_size=32))
+    assert quantized(again) == 14
+    assert {m.bits for _, m in again.named_modules() if isinstance(m, nn.QuantizedLinear)} == {2}
+
+
+def test_dtype_casts_every_weight(folders: tuple[Path, Path]) -> None:
+    model = load_model(ModelConfig(model=str(folders[0]), dtype="bfloat16"))
+    assert {array.dtype for _, array in tree_flatten(model.module.parameters())} == {mx.bfloat16}
+
+
+def test_stop_ids_put_the_tokenizers_own_first(folders: tuple[Path, Path]) -> None:
+    assert load_model(ModelConfig(model=str(folders[1]))).stop_ids == (258, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bundled:arithmetic-teecher", "did you mean arithmetic-teacher"),
+        ("bundled:nothing-like-it", "bundled: arithmetic-student, arithmetic-teacher"),
+        ("./no/such/folder", "does not exist"),
+        ("no-such-model", "does not exist"),
+        (__file__, "is a file"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told(name: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        resolve(name)
+
+
+def test_a_hub_id_is_left_to_the_hub() -> None:
+    assert resolve("mlx-community/Qwen3-4B-4bit") == "mlx-community/Qwen3-4B-4bit"
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "architecture", "code"])
+def test_a_damaged_folder_is_told_in_one_sentence(damage: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    if damage == "weights":
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "config":
+        (folder / "config.json").unlink()
+    else:
+        text = (folder / "config.json").read_text()
+        changed = '"llamma"' if damage == "architecture" else '"llama", "model_file": "evil.py"'
+        (folder / "config.json").write_text(text.replace('"llama"', changed))
+        (folder / "evil.py").write_text("raise SystemExit('ran remote code')")
+    with pytest.raises(UserError) as caught:
+        load_model(ModelConfig(model=str(folder)))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,79 @@
+"""Adapters: float32, zero at the start, the student's alone; recomputed blocks likewise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from trb_mlx.config import LoraConfig, ModelConfig, QuantizeConfig
+from trb_mlx.errors import UserError
+from trb_mlx.models.loading import load_model
+from trb_mlx.models.lora import add_lora, checkpoint_layers
+
+IDS = mx.array([[5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dora", [False, True])
+def test_fresh_adapters_change_nothing_and_are_float32(
+    folders: tuple[Path, Path], packed: bool, dora: bool
+) -> None:
+    rounding = QuantizeConfig(group_size=32) if packed else None
+    module = load_model(
+        ModelConfig(model=str(folders[0]), dtype="bfloat16", quantize=rounding)
+    ).module
+    before = np.asarray(module(IDS).astype(mx.float32))
+    add_lora(module, LoraConfig(rank=4, dora=dora), seed=3)
+    np.testing.assert_allclose(np.asarray(module(IDS).astype(mx.float32)), before, atol=0.1)
+    trainable = dict(tree_flatten(module.trainable_parameters()))
+    assert {name.rsplit(".", 1)[1] for name in trainable} <= {"lora_a", "lora_b", "m"}
+    assert {array.dtype for array in trainable.values()} == {mx.float32}
+    assert len([name for name in trainable if name.endswith("lora_a")]) == 14
+
+
+def test_the_seed_fixes_the_first_values(folders: tuple[Path, Path]) -> None:
+    def first(seed: int) -> np.ndarray:
+        module = load_model(ModelConfig(model=str(folders[0]))).module
+        add_lora(module, LoraConfig(), seed)
+        return np.asarray(module.layers[0].mlp.up_proj.lora_a)
+
+    np.testing.assert_array_equal(first(1), first(1))
+    assert (first(1) != first(2)).any()
+
+
+def test_keys_and_layers_choose_what_is_adapted(folders: tuple[Path, Path]) -> None:
+    module = load_model(ModelConfig(model=str(folders[0]))).module
+    add_lora(module, LoraConfig(keys=["self_attn.q_proj"], num_layers=1), seed=0)
+    names = {name for name, _ in tree_flatten(module.trainable_parameters())}
+    assert names == {f"model.layers.1.self_attn.q_proj.lora_{x}" for x in "ab"}
+
+
+def test_keys_that_match_nothing_are_told(folders: tuple[Path, Path]) -> None:
+    module = load_model(ModelConfig(model=str(folders[0]))).module
+    with pytest.raises(UserError, match=r"match no layer; try mlp.down_proj"):
+        add_lora(module, LoraConfig(keys=["attention.query"]), seed=0)
+
+
+def test_checkpointing_leaves_gradients_and_the_teacher_alone(folders: tuple[Path, Path]) -> None:
+    student, teacher = (load_model(ModelConfig(model=str(folders[0]))).module for _ in range(2))
+    add_lora(student, LoraConfig(), seed=0)
+
+    def grads() -> dict[str, mx.array]:
+        loss = nn.value_and_grad(student, lambda ids: mx.square(student(ids)).mean())
+        return dict(tree_flatten(loss(IDS)[1]))
+
+    plain = grads()
+    checkpoint_layers(student)
+    once = type(student.layers[0])
+    checkpoint_layers(student)
+    assert type(student.layers[0]) is once  # calling twice does not nest
+    assert not hasattr(type(teacher.layers[0]), "is_checkpointed")
+    recomputed = grads()
+    assert plain.keys() == recomputed.keys()
+    for name, grad in plain.items():
+        np.testing.assert_allclose(np.asarray(recomputed[name]), np.asarray(grad), atol=1e-6)
