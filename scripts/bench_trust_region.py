@@ -37,9 +37,7 @@ def make_rows(batch: int, vocab: int, seed: int) -> tuple[mx.array, mx.array]:
     return student, teacher
 
 
-def bisect_weight(
-    student: mx.array, teacher: mx.array, budget: mx.array, steps: int
-) -> mx.array:
+def bisect_weight(student: mx.array, teacher: mx.array, budget: mx.array, steps: int) -> mx.array:
     """The plain search: halve [0, 1], keep the feasible end."""
     low, high = mx.zeros(student.shape[:-1]), mx.ones(student.shape[:-1])
     feasible = _kl(student, teacher, high) <= budget
@@ -57,7 +55,8 @@ def _kl(student: mx.array, teacher: mx.array, weight: mx.array) -> mx.array:
 def worst_ratio(student: mx.array, teacher: mx.array, weight: mx.array, budget: float) -> float:
     """The smallest KL(μ ‖ π_S)/ε over rows where the budget binds, in float64."""
     ratios = [1.0]
-    for s, t, w in zip(*(np.asarray(x, np.float64) for x in (student, teacher, weight)), strict=True):
+    arrays = (np.asarray(x, np.float64) for x in (student, teacher, weight))
+    for s, t, w in zip(*arrays, strict=True):
         if w < 1.0:
             mixed = s + w * (t - s)
             log_mu = mixed - np.log(np.exp(mixed - mixed.max()).sum()) - mixed.max()

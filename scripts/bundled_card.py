@@ -86,14 +86,26 @@ def model_card(
     parameters = sum(array.size for _, array in tree_flatten(model.parameters()))
     rows = int(str(settings["vocab_size"]))
     return CARD.format(
-        role=recipe.role, purpose=PURPOSES[recipe.role], eos=recipe.eos,
-        sampled=scores["temperature 1"].pass_rate, greedy=scores["greedy"].pass_rate,
-        steps=scores["temperature 1"].step_accuracy, answer_tokens=ANSWER_TOKENS,
-        layers=recipe.layers, hidden=recipe.hidden, heads=recipe.heads,
-        kv_heads=recipe.key_value_heads, feed_forward=recipe.feed_forward,
-        parameters=parameters, megabytes=parameters * 4 / 1e6,
-        rows=rows, padded=rows - counts["tokens"], batch_size=recipe.batch_size,
-        phases=_phase_table(recipe.phases), hazards=_hazards(), **counts,
+        role=recipe.role,
+        purpose=PURPOSES[recipe.role],
+        eos=recipe.eos,
+        sampled=scores["temperature 1"].pass_rate,
+        greedy=scores["greedy"].pass_rate,
+        steps=scores["temperature 1"].step_accuracy,
+        answer_tokens=ANSWER_TOKENS,
+        layers=recipe.layers,
+        hidden=recipe.hidden,
+        heads=recipe.heads,
+        kv_heads=recipe.key_value_heads,
+        feed_forward=recipe.feed_forward,
+        parameters=parameters,
+        megabytes=parameters * 4 / 1e6,
+        rows=rows,
+        padded=rows - counts["tokens"],
+        batch_size=recipe.batch_size,
+        phases=_phase_table(recipe.phases),
+        hazards=_hazards(),
+        **counts,
     )
 
 

@@ -41,7 +41,10 @@ JOINERS = "and|but|while|because|so|until"
 PHRASES = {
     part: re.split(r"[|\n]", text)
     for part, text in [
-        ("subject", SUBJECTS), ("verb", VERBS), ("object", OBJECTS), ("tail", TAILS),
+        ("subject", SUBJECTS),
+        ("verb", VERBS),
+        ("object", OBJECTS),
+        ("tail", TAILS),
         ("joiner", JOINERS),
     ]
 }
@@ -49,6 +52,7 @@ PHRASES = {
 
 def sentence(generator: random.Random) -> str:
     """Draw one sentence of prose."""
+
     def clause() -> str:
         words = [generator.choice(PHRASES[part]) for part in ("subject", "verb", "object")]
         return " ".join(words)
@@ -112,7 +116,7 @@ ANSWER_DEPARTURE: tuple[float, Departure] = (0.35, _leave_after_answer)
 def drifted(solution: str, generator: random.Random) -> str:
     """Let a solution leave for unrelated text, at each of its lines with that line's hazard."""
     lines = solution.split("\n")
-    departures = [*STEP_DEPARTURES[:len(lines) - 1], ANSWER_DEPARTURE]
+    departures = [*STEP_DEPARTURES[: len(lines) - 1], ANSWER_DEPARTURE]
     for depth, (line, (hazard, leave)) in enumerate(zip(lines, departures, strict=True)):
         if generator.random() < hazard:
             return leave(lines[:depth], line, generator)
@@ -123,10 +127,12 @@ def build_tokenizer(problems: list[Problem], seed: int) -> Tokenizer:
     """Train a byte-level BPE whose digits, newlines and punctuation stay tokens of their own."""
     tokenizer = Tokenizer(models.BPE())
     pieces = Regex(r"\n| ?\p{L}+|[^\p{L}]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(pieces, "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pieces, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
@@ -168,7 +174,7 @@ def encode_documents(
         document = [*prompt.ids, *continuation.ids, stop]
         end = min(len(document), length)
         tokens[row, :end] = document[:end]
-        targets[row, len(prompt.ids) - 1:end - 1] = document[len(prompt.ids):end]
+        targets[row, len(prompt.ids) - 1 : end - 1] = document[len(prompt.ids) : end]
     return tokens, targets
 
 

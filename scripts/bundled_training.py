@@ -85,8 +85,10 @@ def pretrain(
     """Train in place with AdamW: a short warm-up, then a cosine down to 1% of the peak rate."""
     warm_up = max(steps // 20, 1)
     schedule = optim.join_schedules(
-        [optim.linear_schedule(0.0, learning_rate, warm_up),
-         optim.cosine_decay(learning_rate, steps - warm_up, learning_rate / 100)],
+        [
+            optim.linear_schedule(0.0, learning_rate, warm_up),
+            optim.cosine_decay(learning_rate, steps - warm_up, learning_rate / 100),
+        ],
         [warm_up],
     )
     optimizer = optim.AdamW(schedule, betas=[0.9, 0.99], weight_decay=0.01, bias_correction=True)
@@ -106,7 +108,7 @@ def sample(
     """Continue each prompt by at most `ANSWER_TOKENS` tokens; temperature 0 is greedy."""
     texts: list[str] = []
     for start in range(0, len(prompts), SAMPLING_ROWS):
-        ids = [e.ids for e in tokenizer.encode_batch(prompts[start:start + SAMPLING_ROWS])]
+        ids = [e.ids for e in tokenizer.encode_batch(prompts[start : start + SAMPLING_ROWS])]
         rows = _sample_rows(model, ids, stop, temperature)
         texts += [tokenizer.decode(_until(row, stop)) for row in rows]
     return texts
@@ -132,7 +134,7 @@ def _sample_rows(
 
 
 def _until(row: list[int], stop: int) -> list[int]:
-    return row[:row.index(stop)] if stop in row else row
+    return row[: row.index(stop)] if stop in row else row
 
 
 def is_right(text: str, problem: Problem) -> bool:

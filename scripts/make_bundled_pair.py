@@ -138,13 +138,16 @@ def write_folder(
     stop = {"eos_token_id": settings["eos_token_id"]}
     _write_json(folder / "config.json", settings)
     _write_json(folder / "generation_config.json", stop)
-    _write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": eos,
-        "pad_token": STUDENT_EOS,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 512,
-    })
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": eos,
+            "pad_token": STUDENT_EOS,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 512,
+        },
+    )
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
@@ -176,7 +179,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="seeds everything (default: 0)")
     parser.add_argument(
-        "--out", type=Path, default=Path("trb_mlx/bundled"),
+        "--out",
+        type=Path,
+        default=Path("trb_mlx/bundled"),
         help="folder for arithmetic-teacher/ and arithmetic-student/ (default: trb_mlx/bundled)",
     )
     arguments = parser.parse_args()

@@ -54,12 +54,18 @@ def test_paper_hyperparameters_are_the_defaults() -> None:
     [
         ({}, "teacher.model is required"),
         ({"teacher": {}, "student": {"model": "s"}}, "teacher.model is required"),
-        (MODELS | {"train": {"stepz": 3}}, "train.stepz is not a known key; did you mean train.steps?"),
+        (
+            MODELS | {"train": {"stepz": 3}},
+            "train.stepz is not a known key; did you mean train.steps?",
+        ),
         (MODELS | {"trian": {"steps": 3}}, "trian is not a known key; did you mean train?"),
         (MODELS | {"steps": 3}, "steps is not a known key; did you mean train.steps?"),
         (MODELS | {"train": {"steps": "3"}}, "train.steps is '3' (str), expected a valid integer"),
         (MODELS | {"train": {"steps": 2.5}}, "train.steps is 2.5 (float)"),
-        (MODELS | {"train": {"steps": 0}}, "train.steps is 0 (int), expected greater than or equal"),
+        (
+            MODELS | {"train": {"steps": 0}},
+            "train.steps is 0 (int), expected greater than or equal",
+        ),
         (MODELS | {"behavior": {"budget": -1.0}}, "behavior.budget is -1.0 (float)"),
         (MODELS | {"behavior": {"budget": float("nan")}}, "behavior.budget is nan"),
         (MODELS | {"behavior": {"kind": "fxed"}}, "did you mean fixed?"),

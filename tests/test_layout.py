@@ -67,8 +67,17 @@ def test_these_rooms_know_no_mlx(room: str) -> None:
 def test_ops_knows_neither_models_nor_files() -> None:
     for path in (PACKAGE / "ops").glob("*.py"):
         outside = {name.split(".")[0] for name in imports(path)}
-        assert outside <= {"mlx", "numpy", "trb_mlx", "__future__", "collections", "dataclasses",
-                           "functools", "math", "typing"}, path
+        assert outside <= {
+            "mlx",
+            "numpy",
+            "trb_mlx",
+            "__future__",
+            "collections",
+            "dataclasses",
+            "functools",
+            "math",
+            "typing",
+        }, path
 
 
 def test_mlx_lm_is_touched_in_one_module() -> None:

@@ -51,11 +51,12 @@ def train_run(config: Config, folder: RunFolder, resume: bool, console: Console)
             session = _Session(config, folder, pair, prompts, verifier)
             if resume:
                 session.resume()
+            hooks = session.hooks(console)
             with disk_errors("config.yaml"):
                 write_config(folder, config)
             made = False
             _announce(config, session, console)
-            session.run(console, time.perf_counter() - begun)
+            session.run(hooks, console, time.perf_counter() - begun)
     except BaseException:
         if made:
             discard(folder)
@@ -129,15 +130,16 @@ class _Session:
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
         self.stepper.updates, self.work.skipped = progress.step, progress.skipped
 
-    def run(self, console: Console, loading: float) -> None:
+    def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
-        self.trainer.hooks = self._hooks(console)
+        self.trainer.hooks = hooks
         with disk_errors("the run's files"):
             self.trainer.run()
         for line in [*self.ledger.summary(loading), *next_commands(self.folder, self.pair)]:
             console.print(line, highlight=False, soft_wrap=True)
 
-    def _hooks(self, console: Console) -> list[Hook]:
+    def hooks(self, console: Console) -> list[Hook]:
+        """Everything that listens to the run."""
         run = self.config.run
         hooks: list[Hook] = [
             MetricsWriter(self.folder.metrics),

@@ -141,8 +141,8 @@ def test_mlx_lm_generates_with_the_adapters(finished: Path) -> None:
 def test_generate_and_eval_take_runs_and_models(finished: Path, trb: Run) -> None:
     run = str(finished / "runs/small")
     assert trb("generate", run, "-p", "Compute 12+7-5.", "-m", "30").returncode == 0
-    answer = trb("generate", "bundled:arithmetic-teacher", "-p", "Compute 12+7-5.", "-m", "48")
-    assert "Answer: 14" in answer.stdout
+    answer = trb("generate", "bundled:arithmetic-teacher", "-p", "Compute 12+7-5+3.", "-m", "48")
+    assert "Answer: 17" in answer.stdout
     lines = metrics(Path(run))
     for checkpoint, line in (("final", lines[-1]), ("2", lines[2])):
         done = trb("eval", run, "--json", "--checkpoint", checkpoint)

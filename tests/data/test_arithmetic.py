@@ -82,8 +82,7 @@ def test_each_step_is_true_and_takes_up_the_value_before_it() -> None:
 def test_steps_follow_the_question_from_left_to_right() -> None:
     for problem in problems("train", 200, 5):
         question = re.sub("[()]", "", expression_of(problem))
-        operations = [re.search(r"[-+*]\d+", line)[0]
-                      for line in problem.solution.split("\n")[:-1]]
+        operations = [re.search(r"[-+*]\d+", line)[0] for line in problem.solution.split("\n")[:-1]]
         assert re.match(r"\d+", question)[0] + "".join(operations) == question
         assert len(operations) in (3, 4)
 

@@ -30,9 +30,7 @@ def trained(pair: Pair, dora: bool = False) -> Stepper:
     """A student whose adapters are not at their start."""
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4, dora=dora), seed=0)
-    module.update(
-        {"model": {"layers": [{"mlp": {"up_proj": {"lora_b": mx.full((4, 64), 0.3)}}}]}}
-    )
+    module.update({"model": {"layers": [{"mlp": {"up_proj": {"lora_b": mx.full((4, 64), 0.3)}}}]}})
     return Stepper(module, Objective(None, None), TrainConfig())  # type: ignore[arg-type]
 
 

@@ -43,8 +43,10 @@ def test_mlx_lm_tokenizer_agrees_with_the_file(role: str, tokenizer: Tokenizer) 
 
 
 def test_stop_tokens_differ_and_both_are_in_the_one_tokenizer(tokenizer: Tokenizer) -> None:
-    ids = {json.loads((folder / "config.json").read_text())["eos_token_id"]
-           for folder in FOLDERS.values()}
+    ids = {
+        json.loads((folder / "config.json").read_text())["eos_token_id"]
+        for folder in FOLDERS.values()
+    }
     assert ids == {tokenizer.token_to_id(token) for token in EOS.values()}
     assert len(ids) == 2
     texts = {(folder / "tokenizer.json").read_bytes() for folder in FOLDERS.values()}

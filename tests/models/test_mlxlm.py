@@ -11,7 +11,13 @@ from mlx_lm.models import cache
 from trb_mlx.models import mlxlm
 
 SIGNATURES = {
-    "load": ["path_or_hf_repo", "tokenizer_config", "return_config", "revision", "trust_remote_code"],
+    "load": [
+        "path_or_hf_repo",
+        "tokenizer_config",
+        "return_config",
+        "revision",
+        "trust_remote_code",
+    ],
     "load_adapters": ["model", "adapter_path"],
     "load_tokenizer": ["model_path"],
     "linear_to_lora_layers": ["model", "num_layers", "config", "use_dora"],

@@ -49,7 +49,9 @@ def test_feasible_and_tight_at_any_vocabulary(vocab: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(-80, 80, width=32), st.floats(-80, 80, width=32)), min_size=2, max_size=12
+        st.tuples(st.floats(-80, 80, width=32), st.floats(-80, 80, width=32)),
+        min_size=2,
+        max_size=12,
     ),
     st.floats(2e-6, 10),
 )

@@ -99,7 +99,10 @@ def test_what_is_not_finite_is_skipped(pair: Pair) -> None:
     stepper = make_stepper(pair)
     rollout = rollouts(pair)
     stepper.update(rollout, 0.01)
-    before, moments = parameters(stepper), copy.deepcopy(dict(tree_flatten(stepper.optimizer.state)))
+    before, moments = (
+        parameters(stepper),
+        copy.deepcopy(dict(tree_flatten(stepper.optimizer.state))),
+    )
     assert rollout.records is not None
     rollout.records.teacher_rest[0, 0] = np.nan
     metrics = stepper.update(rollout, 0.01)

@@ -9,8 +9,6 @@ import click
 
 from trb_mlx.cli.failures import told_plainly
 from trb_mlx.config_file import parse_override
-from trb_mlx.inference import evaluate as measure
-from trb_mlx.inference import open_target
 
 # option → the key that it stands for
 KEYS = {
@@ -52,6 +50,9 @@ def evaluate(
 
     TARGET is a run folder, whose config says which prompts and how, or a model.
     """
+    from trb_mlx.inference import evaluate as measure  # slow to import
+    from trb_mlx.inference import open_target
+
     changes = [parse_override(text) for text in settings]
     changes += [(KEYS[name], value) for name, value in options.items() if value is not None]
     found = measure(open_target(target, adapter_path, checkpoint, changes))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from trb_mlx.cli.failures import told_plainly
-from trb_mlx.inference import generate_text, open_target
 
 
 @click.command()
@@ -39,7 +40,9 @@ def generate(
     seed: int,
 ) -> None:
     """Answer one prompt with TARGET: a run folder, or a model with or without an adapter."""
-    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    from trb_mlx.inference import generate_text, open_target  # slow to import
+
+    text = sys.stdin.read() if prompt == "-" else prompt
     changes = [("prompt.system", system_prompt)] if system_prompt else []
     opened = open_target(target, adapter_path, checkpoint, changes)
     click.echo(generate_text(opened, text, max_tokens, temperature, seed, max_prompt_tokens))

@@ -37,21 +37,21 @@ def config_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--grad-checkpoint", is_flag=True, default=None, help="Recompute blocks to save memory."
     )(command)
-    for flag, (key, kind, text) in reversed(FLAGS.items()):
+    for flag, (key, kind, text) in reversed(list(FLAGS.items())):
         command = click.option(flag, _parameter(flag), type=kind, help=f"{text} [{key}]")(command)
     return command
 
 
 def overrides(settings: tuple[str, ...], flags: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Dotted keys and values: `--set` first, then the flags that were given."""
-    found = [parse_override(text) for text in settings]
+    """Dotted keys and values: the flags that were given, then `--set`, which wins."""
+    found: list[tuple[str, Any]] = []
     for flag, (key, _, _) in FLAGS.items():
         value = flags.get(_parameter(flag))
         if value is not None:
             found.append((key, value))
     if flags.get("grad_checkpoint"):
         found.append(("train.grad_checkpoint", True))
-    return found
+    return found + [parse_override(text) for text in settings]
 
 
 def _parameter(flag: str) -> str:

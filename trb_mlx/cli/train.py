@@ -13,9 +13,7 @@ from trb_mlx.cli.options import config_flags, overrides
 from trb_mlx.config import Config
 from trb_mlx.config_file import dump_config, find_config, load_config
 from trb_mlx.errors import UserError
-from trb_mlx.models.loading import resolve
 from trb_mlx.run_folder import RunFolder, locate
-from trb_mlx.runs import train_run
 
 
 @click.command()
@@ -41,6 +39,8 @@ def train(
     if dry_run:
         click.echo(describe(config, folder))
         return
+    from trb_mlx.runs import train_run  # seconds of imports that a mistake need not wait for
+
     train_run(config, folder, resume, Console())
 
 
@@ -62,5 +62,7 @@ def describe(config: Config, folder: RunFolder) -> str:
 
 
 def _origin(model: str) -> str:
+    from trb_mlx.models.loading import resolve
+
     place = resolve(model)
     return place if Path(place).is_dir() else f"the Hub ({place})"

@@ -14,7 +14,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from trb_mlx.errors import UserError
-from trb_mlx.export.files import replacing_folder, save_arrays
+from trb_mlx.export.files import load_arrays, replacing_folder, save_arrays
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -
     """
     try:
         progress = Progress(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-        weights = mx.load(str(path / "adapters.safetensors"))
-        state = mx.load(str(path / "optimizer.safetensors"))
+        weights = load_arrays(path / "adapters.safetensors")
+        state = load_arrays(path / "optimizer.safetensors")
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {path} cannot be read ({error}); remove it to go on from the one before."

@@ -51,6 +51,17 @@ def save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
         raise OSError(f"writing {path} failed: {error}") from error
 
 
+def load_arrays(path: Path) -> dict[str, mx.array]:
+    """Read safetensors.
+
+    Raises:
+        RuntimeError: the file is missing or damaged.
+    """
+    arrays = mx.load(str(path))
+    assert isinstance(arrays, dict)
+    return arrays
+
+
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn a full or failing disk into one sentence.

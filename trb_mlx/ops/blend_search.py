@@ -159,7 +159,7 @@ def _hermite(low: Trial, high: Trial, aim: mx.array) -> mx.array:
 
 def _next_weight(low: Trial, high: Trial, aim: mx.array, bisect: mx.array) -> mx.array:
     """The nearer end's local model, else the other's, else the middle of the bracket."""
-    ends = [mx.stack(pair) for pair in zip(low[:3], high[:3], strict=True)]
+    ends = [mx.stack(list(pair)) for pair in zip(low[:3], high[:3], strict=True)]
     guesses = ends[0] * mx.exp(log_weight_ratio(ends[1], ends[2], aim))
     usable = (guesses > low.weight) & (guesses < high.weight) & (ends[0] > 0.0)
     # At β = 0 there is no local model, only the quadratic with Var[r].

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+
 from trb_mlx.ops.numerics import log_softmax, logsumexp, sum_last
 
 SUPPORT_MODES = ("tail", "renormalized", "truncated")
@@ -141,7 +142,6 @@ _SUPPORT_LOSSES = {
 }
 
 
-@mx.custom_function
 def reverse_kl(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
     """KL(π_S ‖ π_T) per prefix over the whole vocabulary.
 
@@ -152,14 +152,24 @@ def reverse_kl(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
     Returns:
         `[N]` in nats. The gradient is p·(log p − log q − KL).
     """
-    student = log_softmax(logits)
-    return sum_last(_weighted(student, student - teacher_logprobs))
+    return _exact_loss(logits, teacher_logprobs)
 
 
-@reverse_kl.vjp
-def _reverse_kl_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> tuple[mx.array, ...]:
-    logits, teacher_logprobs = primals
-    student = log_softmax(logits)
-    ratio = student - teacher_logprobs
-    grad = _weighted(student, ratio - output[..., None]) * cotangent[..., None]
-    return grad.astype(logits.dtype), mx.zeros_like(teacher_logprobs)
+def _make_exact_loss() -> Any:
+    @mx.custom_function
+    def loss(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
+        student = log_softmax(logits)
+        return sum_last(_weighted(student, student - teacher_logprobs))
+
+    @loss.vjp
+    def loss_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> tuple[mx.array, ...]:
+        logits, teacher_logprobs = primals
+        student = log_softmax(logits)
+        ratio = student - teacher_logprobs
+        grad = _weighted(student, ratio - output[..., None]) * cotangent[..., None]
+        return grad.astype(logits.dtype), mx.zeros_like(teacher_logprobs)
+
+    return loss
+
+
+_exact_loss = _make_exact_loss()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
+
 from trb_mlx.ops.numerics import logsumexp
 
 
@@ -32,9 +33,7 @@ class StopMerge:
         return self.own == (self.stop_id,) and not self.masked
 
 
-def merge_stops(
-    size: int, stop_id: int, own: Iterable[int], other: Iterable[int]
-) -> StopMerge:
+def merge_stops(size: int, stop_id: int, own: Iterable[int], other: Iterable[int]) -> StopMerge:
     """The map of a model whose EOS ids are `own`, paired with one whose EOS ids are `other`."""
     mine = tuple(sorted(token for token in set(own) if token < size))
     union = set(mine) | {token for token in other if token < size}

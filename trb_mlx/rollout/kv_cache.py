@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -51,10 +52,10 @@ class CachedModel:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop every row that is not listed; the rest keep their order."""
-        index = mx.array(rows)
+        index = mx.array(list(rows))
         for cache in self._cache:
             cache.filter(index)
 
 
-def _row_cache(scorer: Scorer) -> list:
+def _row_cache(scorer: Scorer) -> list[Any]:
     return mlxlm.make_prompt_cache(scorer.model.module)

@@ -40,28 +40,25 @@ def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Object
     def batch(rollout: Rollout, packed: Packed, total: int) -> Batch:
         return _batch(rollout, packed, total, None if config.mode != "exact" else pair)
 
+    def divergence(logits: mx.array, arrays: Batch) -> mx.array:
+        if config.mode == "exact":
+            return reverse_kl(logits, arrays["teacher"])
+        teacher = arrays["teacher_support"], arrays["teacher_rest"]
+        return reverse_kl_on_support(logits, arrays["support"], *teacher, config.mode)
+
     def loss(arrays: Batch) -> tuple[mx.array, mx.array]:
         hidden = student.model.module(arrays["ids"])
         logits = hidden.reshape(-1, hidden.shape[-1])[arrays["positions"]]
         logits = shared_logits(logits, student.merge)
-        if config.mode == "exact":
-            per_token = reverse_kl(logits, arrays["teacher"])
-        else:
-            per_token = reverse_kl_on_support(
-                logits,
-                arrays["support"],
-                arrays["teacher_support"],
-                arrays["teacher_rest"],
-                config.mode,
-            )
+        per_token = divergence(logits, arrays)
         weights = arrays["weights"]
         now = at_tokens(tempered(mx.stop_gradient(logits), temperature), arrays["tokens"])
         gap = mx.abs(now - arrays["student_logprob"])
         # A padded place may hold anything, infinities included: selected away, not multiplied.
         used = weights > 0
         return (
-            mx.where(used, per_token * weights, 0.0).sum(),
-            mx.where(used, gap * weights, 0.0).sum(),
+            mx.where(used, weights * per_token, 0.0).sum(),
+            mx.where(used, weights * gap, 0.0).sum(),
         )
 
     return Objective(batch, loss)
