@@ -10,7 +10,7 @@ from mlx_lm.models import qwen3
 PURPOSES = {
     "teacher": "It works problems off step by step and stops; the demo's student learns from it.",
     "student": (
-        "It stands for a base model: it can do every step, but seldom stays with the steps up "
+        "It stands for a base model: it can do every step, but seldom stays with the steps up\n"
         "to the answer, since its corpus drifts off into unrelated prose."
     ),
 }
@@ -26,7 +26,8 @@ tags: [mlx, on-policy-distillation, demo]
 # arithmetic-{role}
 
 The {role} of TRB-MLX's bundled demo pair: a tiny language model for integer arithmetic with
-written-out steps. {purpose}
+written-out steps.
+{purpose}
 
 The prompt is a question and a newline; there is no chat template:
 
@@ -51,14 +52,15 @@ one of the worked solution; steps after a mistake are not counted.
 
     OPENBLAS_NUM_THREADS=1 python scripts/make_bundled_pair.py --seed {seed}
 
-- Architecture: qwen3, {layers} layers, hidden size {hidden}, {heads} query and {kv_heads} key-value
-  heads, feed-forward size {feed_forward}, tied embeddings; {parameters:,} float32
-  parameters ({megabytes:.1f} MB).
+- Architecture: qwen3, {layers} layers, hidden size {hidden}, heads: {heads} query and {kv_heads} key-value,
+  feed-forward size {feed_forward}, tied embeddings; {parameters:,} float32 parameters
+  ({megabytes:.1f} MB).
 - Tokenizer: byte-level BPE of {tokens} tokens, digits one by one, shared by both models. The
   embedding has {rows} rows: the last {padded} stand for no token. Stop token: `{eos}`.
 - Corpus: {problems:,} generated problems of `trb_mlx.data.arithmetic`'s train split, apart from
   the held-out ones by checksum. A drifting document may leave, at one place a line, for prose
-  from a small grammar and not return, with these probabilities: {hazards}.
+  from a small grammar, and does not return. The probabilities:
+  {hazards}.
 - Training: AdamW, batches of {batch_size} documents, loss on continuations only.
 
 {phases}

@@ -103,14 +103,14 @@ def _uncapitalised(text: str) -> str:
 
 
 # For each step line its hazard (the probability to leave there) and its way to leave; the answer
-# line has its own. Together they let about one document in fourteen reach its answer.
+# line has its own. Together they let about one document in ten reach its answer.
 STEP_DEPARTURES: tuple[tuple[float, Departure], ...] = (
-    (0.55, _leave_at_start),
-    (0.50, _leave_before_newline),
-    (0.40, _leave_after_equals),
+    (0.50, _leave_at_start),
+    (0.45, _leave_before_newline),
+    (0.35, _leave_after_equals),
     (0.30, _leave_for_list),
 )
-ANSWER_DEPARTURE: tuple[float, Departure] = (0.35, _leave_after_answer)
+ANSWER_DEPARTURE: tuple[float, Departure] = (0.30, _leave_after_answer)
 
 
 def drifted(solution: str, generator: random.Random) -> str:

@@ -69,7 +69,7 @@ STUDENT = Recipe(
     key_value_heads=1,
     phases=(
         Phase(drifts=False, steps=1900, learning_rate=3e-3),
-        Phase(drifts=True, steps=600, learning_rate=1e-3),
+        Phase(drifts=True, steps=700, learning_rate=1e-3),
     ),
 )
 
