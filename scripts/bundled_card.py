@@ -52,14 +52,16 @@ one of the worked solution; steps after a mistake are not counted.
 
     OPENBLAS_NUM_THREADS=1 python scripts/make_bundled_pair.py --seed {seed}
 
-- Architecture: qwen3, {layers} layers, hidden size {hidden}, heads: {heads} query and {kv_heads} key-value,
-  feed-forward size {feed_forward}, tied embeddings; {parameters:,} float32 parameters
-  ({megabytes:.1f} MB).
+on a CPU, with OpenBLAS preloaded; the same machine and library give the same files again.
+
+- Architecture: qwen3, {layers} layers, hidden size {hidden}, {heads} query heads, key-value
+  heads: {kv_heads}, feed-forward size {feed_forward}, tied embeddings; {parameters:,} float32
+  parameters ({megabytes:.1f} MB).
 - Tokenizer: byte-level BPE of {tokens} tokens, digits one by one, shared by both models. The
   embedding has {rows} rows: the last {padded} stand for no token. Stop token: `{eos}`.
 - Corpus: {problems:,} generated problems of `trb_mlx.data.arithmetic`'s train split, apart from
   the held-out ones by checksum. A drifting document may leave, at one place a line, for prose
-  from a small grammar, and does not return. The probabilities:
+  or a list from a small grammar, and does not return. The probabilities:
   {hazards}.
 - Training: AdamW, batches of {batch_size} documents, loss on continuations only.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
+import os
 import signal
 import sys
 import warnings
@@ -41,7 +41,7 @@ def told_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def quiet_libraries() -> None:
     """Keep the libraries' own chatter and progress bars out of the output."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported
     warnings.filterwarnings("ignore", module="(transformers|huggingface_hub|datasets)")
 
 
