@@ -58,6 +58,7 @@ def worst_ratio(student: mx.array, teacher: mx.array, weight: mx.array, budget: 
     arrays = (np.asarray(x, np.float64) for x in (student, teacher, weight))
     for s, t, w in zip(*arrays, strict=True):
         if w < 1.0:
+            s, t = (x - np.log(np.exp(x).sum()) for x in (s, t))  # float32 rows sum to 1 ± 1e-5
             mixed = s + w * (t - s)
             log_mu = mixed - np.log(np.exp(mixed - mixed.max()).sum()) - mixed.max()
             ratios.append(float((np.exp(log_mu) * (log_mu - s)).sum()) / budget)

@@ -64,9 +64,12 @@ def test_kl_and_variation_at_the_edges() -> None:
 def test_rows_of_nothing_and_half_precision() -> None:
     empty = mx.full((2, 3000), -INF)
     assert (np.asarray(logsumexp(empty)) == -INF).all()
+    assert (np.asarray(log_softmax(empty)) == -INF).all()
     logits = mx.array(language_model_row(np.random.default_rng(0), 3000)[0].astype(np.float32))
     halves = logits.astype(mx.bfloat16)
     assert log_softmax(halves).dtype == mx.float32
+    for measure in (kl_divergence, total_variation):
+        assert measure(log_softmax(logits).astype(mx.bfloat16), halves).dtype == mx.float32
     np.testing.assert_allclose(
         np.asarray(log_softmax(halves)), normalize(np.asarray(halves.astype(mx.float32))), atol=3e-5
     )

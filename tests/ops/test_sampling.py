@@ -99,6 +99,12 @@ def test_impossible_entries_are_never_drawn() -> None:
     assert set(draw(logprobs, 3000).tolist()) == {3, 500, 998}
 
 
+@pytest.mark.parametrize("vocab", [2, 5, 1000])
+def test_a_row_of_nothing_gives_an_id_in_range(vocab: int) -> None:
+    found = inverse_cdf(mx.full((3, vocab), -np.inf), mx.array([[0.0, 0.0], [0.5, 0], [0.99, 0]]))
+    assert all(0 <= token < vocab for token in found.tolist())
+
+
 def test_a_draw_does_not_depend_on_its_batch() -> None:
     rng = np.random.default_rng(1)
     logprobs = mx.array(rng.normal(size=(6, 3000)).astype(np.float32))

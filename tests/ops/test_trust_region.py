@@ -119,6 +119,21 @@ def test_holes(student: list, teacher: list, budget: float, expected: float) -> 
     assert np.exp(mixed).sum() == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ([0.0, -573.0], [-519.0, 0.0]),  # the teacher's only likely token is beyond the support
+        ([0.0, -30.0, -600.0], [-400.0, -1e9, 0.0]),  # and a mask written as a number
+    ],
+)
+def test_beyond_the_support_counts_as_outside(student: list, teacher: list) -> None:
+    rows = mx.array([student]), mx.array([teacher])
+    weight = solve_blend_weight(*rows, 0.01)
+    assert weight.item() == 1.0  # what is left of the teacher there is the student's own token
+    mixed = np.exp(np.asarray(blend_logprobs(*rows, weight)))[0]
+    np.testing.assert_allclose(mixed, np.eye(len(student))[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_holes_and_masks_in_long_rows_stay_tight(seed: int) -> None:
     rng = np.random.default_rng(seed)

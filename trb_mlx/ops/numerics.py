@@ -47,11 +47,13 @@ def logsumexp(values: mx.array, keepdims: bool = False) -> mx.array:
 def log_softmax(logits: mx.array) -> mx.array:
     """Normalised log-probs over the last axis, in float32."""
     logits = logits.astype(mx.float32)
-    return logits - logsumexp(logits, keepdims=True)
+    total = logsumexp(logits, keepdims=True)
+    return logits - mx.where(total == -mx.inf, 0.0, total)
 
 
 def entropy(logprobs: mx.array) -> mx.array:
     """Entropy `[...]` in nats of log-probs `[..., V]`; impossible entries contribute 0."""
+    logprobs = logprobs.astype(mx.float32)
     return -sum_last(mx.where(logprobs == -mx.inf, 0.0, mx.exp(logprobs) * logprobs))
 
 
@@ -62,6 +64,8 @@ def kl_divergence(logprobs: mx.array, reference_logprobs: mx.array) -> mx.array:
     r·(d·e^d − (e^d − 1)) with d = log(p/r) instead, which is never negative and sums to the
     same. An entry that only R has contributes r; one that only P has makes the result infinite.
     """
+    logprobs = logprobs.astype(mx.float32)
+    reference_logprobs = reference_logprobs.astype(mx.float32)
     impossible = reference_logprobs == -mx.inf
     gap = mx.where(impossible, 0.0, logprobs - reference_logprobs)
     reference, own = mx.exp(reference_logprobs), mx.exp(logprobs)
@@ -75,4 +79,5 @@ def kl_divergence(logprobs: mx.array, reference_logprobs: mx.array) -> mx.array:
 
 def total_variation(logprobs: mx.array, other_logprobs: mx.array) -> mx.array:
     """Half the L1 distance `[...]` between two distributions given as log-probs `[..., V]`."""
-    return 0.5 * sum_last(mx.abs(mx.exp(logprobs) - mx.exp(other_logprobs)))
+    one, other = (mx.exp(x.astype(mx.float32)) for x in (logprobs, other_logprobs))
+    return 0.5 * sum_last(mx.abs(one - other))

@@ -11,6 +11,7 @@ import numpy as np
 BITS = 24
 # Masses are counted in units of 2^−30 of their total: sums of them fit in int32.
 FIXED = 30
+LOWEST = -1e30  # finite, so that a row of -inf stays free of nan
 
 
 def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -> np.ndarray:
@@ -46,11 +47,13 @@ def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
         uniforms: `[..., 2]` from `row_uniforms`.
 
     Returns:
-        int32 `[...]`.
+        int32 `[...]`; for a row of −inf alone, some id below V.
     """
     vocab = logprobs.shape[-1]
     block = max(1, math.isqrt(vocab - 1) + 1)
-    masses = mx.exp(logprobs.astype(mx.float32) - logprobs.max(axis=-1, keepdims=True))
+    logprobs = logprobs.astype(mx.float32)
+    peak = mx.maximum(logprobs.max(axis=-1, keepdims=True), LOWEST)
+    masses = mx.exp(logprobs - peak)
     if padding := -vocab % block:
         masses = mx.pad(masses, [(0, 0)] * (masses.ndim - 1) + [(0, padding)])
     masses = masses.reshape(*masses.shape[:-1], -1, block)
@@ -59,7 +62,7 @@ def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
     chosen, level = _search(masses.sum(axis=-1), level)
     entries = mx.take_along_axis(masses, chosen[..., None], axis=-2).squeeze(-2)
     within, _ = _search(entries, level)
-    return (chosen * block + within).squeeze(-1)
+    return mx.minimum(chosen * block + within, vocab - 1).squeeze(-1)
 
 
 def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:
@@ -69,7 +72,7 @@ def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:
         masses: `[..., n]`, of any total.
         uniform: int64 `[..., 1]` in [0, 2^FIXED).
     """
-    shares = masses / masses.sum(axis=-1, keepdims=True)
+    shares = masses / mx.maximum(masses.sum(axis=-1, keepdims=True), 1e-37)
     whole = mx.round(shares * 2.0**FIXED).astype(mx.int32)
     cumulative = mx.cumsum(whole, axis=-1)
     scaled = uniform * cumulative[..., -1:].astype(mx.int64)

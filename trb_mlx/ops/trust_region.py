@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from trb_mlx.ops.blend_search import SUPPORT_FLOOR, search_weight
+from trb_mlx.ops.blend_search import SUPPORT_FLOOR, TEACHER_FLOOR, search_weight
 from trb_mlx.ops.numerics import log_softmax
 
 
@@ -56,11 +56,12 @@ def blend_logprobs(
     Returns:
         float32 `[..., V]`, normalised. At β = 0 the student's own array, bit for bit; at β = 1
         the teacher restricted to the student's support (entries the student gives less than
-        e^−345, beyond float32's reach, count as outside).
+        e^−345, beyond float32's reach, count as outside, and teacher log-probs of −10^4 and
+        less as none).
     """
     student = student_logprobs.astype(mx.float32)
     beta = mx.broadcast_to(mx.array(weight, dtype=mx.float32), student.shape[:-1])[..., None]
-    outside = (student < SUPPORT_FLOOR) | (teacher_logprobs == -mx.inf)
+    outside = (student < SUPPORT_FLOOR) | (teacher_logprobs <= TEACHER_FLOOR)
     own = mx.where(outside, 0.0, student)
     other = mx.where(outside, 0.0, teacher_logprobs.astype(mx.float32))
     mixed = mx.where(outside, -mx.inf, own + beta * (other - own))
