@@ -11,8 +11,8 @@ try:
     import mlx.core  # noqa: F401  (an early, readable failure where no back end is installed)
 except ImportError as error:
     _SENTENCE = (
-        'trb-mlx found no MLX back end: install one with `pip install "trb-mlx[cpu]"` '
-        '(a Mac, or Linux without a GPU) or `pip install "trb-mlx[cuda13]"` (Linux with CUDA 13).'
+        "trb-mlx found no MLX back end: install it with the extra `cpu` (a Mac, or Linux without "
+        'a GPU: pip install ".[cpu]") or `cuda13` (Linux with CUDA 13: pip install ".[cuda13]").'
     )
     if Path(sys.argv[0]).name == "trb-mlx":
         sys.exit(_SENTENCE)  # the console user gets the sentence, not a traceback

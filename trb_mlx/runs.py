@@ -19,7 +19,7 @@ from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.pair import Pair, load_pair
-from trb_mlx.report.console import Ledger, ProgressHook
+from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
 from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter
 from trb_mlx.rollout.behavior import make_behavior
@@ -46,7 +46,9 @@ def train_run(config: Config, folder: RunFolder, resume: bool, console: Console)
         prepare_backend()
         pair = load_pair(config.student, config.teacher)
         config = with_template(config, pair)
-        prompts = split_prompts(config, pair.student.model.tokenizer, console.print)
+        prompts = split_prompts(
+            config, pair.student.model.tokenizer, lambda line: say(console, line)
+        )
         with Verifier() as verifier:
             session = _Session(config, folder, pair, prompts, verifier)
             if resume:
@@ -136,7 +138,7 @@ class _Session:
         with disk_errors("the run's files"):
             self.trainer.run()
         for line in [*self.ledger.summary(loading), *next_commands(self.folder, self.pair)]:
-            console.print(line, highlight=False, soft_wrap=True)
+            say(console, line, wrap=False)
 
     def hooks(self, console: Console) -> list[Hook]:
         """Everything that listens to the run."""
@@ -193,20 +195,20 @@ def _reporter(config: Config, folder: RunFolder) -> Hook:
 
 def _announce(config: Config, session: _Session, console: Console) -> None:
     behavior, steps = config.behavior, config.train.steps
-    console.print(
+    say(
+        console,
         f"{config.student.model} ← {config.teacher.model}: {steps} steps of "
         f"{config.train.prompts_per_step} prompts × {config.rollout.rollouts_per_prompt} rollouts, "
         f"{behavior.kind}, into {session.folder.path}",
-        highlight=False,
-        soft_wrap=True,
     )
     if behavior.kind == "trb" and behavior.warmup_steps > steps:
-        console.print(
+        say(
+            console,
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
-            f"(train.steps {steps}): the budget will not reach 0."
+            f"(train.steps {steps}): the budget will not reach 0.",
         )
     if session.trainer.step:
-        console.print(f"going on after step {session.trainer.step}")
+        say(console, f"going on after step {session.trainer.step}")
 
 
 def next_commands(folder: RunFolder, pair: Pair) -> list[str]:

@@ -26,6 +26,11 @@ COLUMNS = (
 SHOWN_ROWS = 8  # steps that the live table keeps in view
 
 
+def say(console: Console, line: str, wrap: bool = True) -> None:
+    """Print a line as it is; a terminal wraps it between words unless it is to be copied."""
+    console.print(line, highlight=False, markup=False, soft_wrap=not (wrap and console.is_terminal))
+
+
 def cell(metrics: Mapping[str, Any], name: str, form: str) -> str:
     """One metric as text."""
     value = metrics.get(name)
@@ -83,11 +88,11 @@ class ProgressHook(Hook):
         if result.step and result.step % self._every == 0:
             self._rows = [*self._rows, result][-SHOWN_ROWS:]
             if self._live is None:
-                self._say(plain_line(result, self._steps, self._left(result.step)))
+                say(self._console, plain_line(result, self._steps, self._left(result.step)))
         if "eval/reverse_kl" in result.metrics:
-            self._say(evaluation_line(result))
+            say(self._console, evaluation_line(result))
         if result.metrics.get("skipped"):
-            self._say(f"step {result.step}: not finite, update skipped")
+            say(self._console, f"step {result.step}: not finite, update skipped")
         if self._live is not None:
             self._live.update(self._table(result.step))
 
@@ -95,9 +100,6 @@ class ProgressHook(Hook):
         """Leave the last state of the table on the screen."""
         if self._live is not None:
             self._live.stop()
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
 
     def _left(self, step: int) -> float:
         """Seconds that the remaining steps will take at the pace so far."""

@@ -77,7 +77,7 @@ class SampleWriter(Hook):
     def __init__(
         self, path: Path, every: int, count: int, texts: Callable[[Rollout], list[str]]
     ) -> None:
-        """Write the first `count` rollouts of every `every`-th step, decoded by `texts`."""
+        """Write `count` rollouts of every `every`-th step, decoded by `texts`."""
         self._lines = JsonLines(path)
         self._every = every
         self._count = count
@@ -88,12 +88,13 @@ class SampleWriter(Hook):
         self._lines.cut(step)
 
     def on_step(self, result: StepResult) -> None:
-        """The first rollouts of the step, with their statistics."""
+        """Rollouts spread over the step's prompts, with their statistics."""
         rollout = result.rollout
         if rollout is None or (result.step - 1) % self._every:
             return
         texts = self._texts(rollout)
-        for row in range(min(self._count, len(rollout.jobs))):
+        rows = len(rollout.jobs)
+        for row in range(0, rows, max(1, rows // max(self._count, 1)))[: self._count]:
             self._lines.append(_sample_line(result, rollout, row, texts[row]))
 
 
