@@ -6,7 +6,6 @@ K support (the student's top-k tokens), L positions of prompt and response toget
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,4 +109,3 @@ class StepResult:
 
 
 Metrics = dict[str, float]
-Decode = Callable[[list[int]], str]

@@ -9,25 +9,11 @@ from typing import Any
 
 import datasets
 import pytest
+from data.reading import GSM8K, complaint, read
 from datasets.exceptions import DatasetNotFoundError
 
 from trb_mlx.config import PromptSource
 from trb_mlx.data.sources import Example, read_examples
-from trb_mlx.errors import UserError
-
-GSM8K = {"question": "How many?", "answer": "3 * 400 = <<3*400=1200>>1,200\n#### 1,200"}
-
-
-def read(source: str, count: int | None = None, **keys: Any) -> list[Example]:
-    return list(read_examples(PromptSource(source=source, **keys), count, seed=0))
-
-
-def complaint(source: str, **keys: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        read(source, **keys)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    return sentence
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ class TrainingWork:
         mx.random.seed((self.config.train.seed * 1_000_003 + step) % 2**63)
         begin = time.perf_counter()
         rollout = self.roll_out(step)
+        mx.clear_cache()  # what the caches held is of other shapes than what the update needs
         drawn = time.perf_counter()
         rate = self.config.train
         metrics = self.stepper.update(
