@@ -17,6 +17,7 @@ from trb_mlx.rollout.recording import at_tokens, tempered
 from trb_mlx.types import Rollout
 
 Batch = dict[str, mx.array]
+Metrics = dict[str, mx.array]
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Objective:
 
     Attributes:
         batch: packed rows → the arrays that `loss` takes.
-        loss: batch → (sum of the loss over its tokens divided by the whole step's token count,
-            sum of |student log-prob now − when drawn|), so that micro-batches simply add up.
+        loss: batch → (loss, measures), each summed over the batch's tokens and divided by the
+            whole step's token count, so that micro-batches simply add up. The measures are
+            `logprob_gap`, |student log-prob of the drawn token now − when drawn|, and
+            `reverse_kl` where the loss itself is another form.
     """
 
     batch: Callable[[Rollout, Packed, int], Batch]
-    loss: Callable[[Batch], tuple[mx.array, mx.array]]
+    loss: Callable[[Batch], tuple[mx.array, Metrics]]
 
 
 def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Objective:
@@ -40,28 +43,33 @@ def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Object
     def batch(rollout: Rollout, packed: Packed, total: int) -> Batch:
         return _batch(rollout, packed, total, None if config.mode != "exact" else pair)
 
-    def divergence(logits: mx.array, arrays: Batch) -> mx.array:
-        if config.mode == "exact":
+    def divergence(logits: mx.array, arrays: Batch, mode: str) -> mx.array:
+        if mode == "exact":
             return reverse_kl(logits, arrays["teacher"])
         teacher = arrays["teacher_support"], arrays["teacher_rest"]
-        return reverse_kl_on_support(logits, arrays["support"], *teacher, config.mode)
+        return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
 
-    def loss(arrays: Batch) -> tuple[mx.array, mx.array]:
+    def loss(arrays: Batch) -> tuple[mx.array, Metrics]:
         hidden = student.model.module(arrays["ids"])
         logits = hidden.reshape(-1, hidden.shape[-1])[arrays["positions"]]
         logits = shared_logits(logits, student.merge)
-        per_token = divergence(logits, arrays)
+        per_token = divergence(logits, arrays, config.mode)
+        fixed = mx.stop_gradient(logits)
+        now = at_tokens(tempered(fixed, temperature), arrays["tokens"])
+        measures = {"logprob_gap": mx.abs(now - arrays["student_logprob"])}
+        if config.mode not in ("tail", "exact"):
+            measures["reverse_kl"] = divergence(fixed, arrays, "tail")
         weights = arrays["weights"]
-        now = at_tokens(tempered(mx.stop_gradient(logits), temperature), arrays["tokens"])
-        gap = mx.abs(now - arrays["student_logprob"])
-        # A padded place may hold anything, infinities included: selected away, not multiplied.
-        used = weights > 0
-        return (
-            mx.where(used, weights * per_token, 0.0).sum(),
-            mx.where(used, weights * gap, 0.0).sum(),
-        )
+        return _weighted_sum(per_token, weights), {
+            name: _weighted_sum(values, weights) for name, values in measures.items()
+        }
 
     return Objective(batch, loss)
+
+
+def _weighted_sum(values: mx.array, weights: mx.array) -> mx.array:
+    """Σ weights·values; a padded place may hold anything, so it is selected away."""
+    return mx.where(weights > 0, weights * values, 0.0).sum()
 
 
 def _batch(rollout: Rollout, packed: Packed, total: int, pair: Pair | None) -> Batch:

@@ -71,21 +71,22 @@ class Stepper:
             shield: holds signals back while parameters change.
 
         Returns:
-            `loss` (nats a token), `grad_norm` before clipping, `logprob_gap` (mean |student
-            log-prob of the drawn token now − when drawn|, nats), `skipped` (1 if not applied).
+            `loss` and `reverse_kl` (nats a token), `grad_norm` before clipping, `logprob_gap`
+            (mean |student log-prob of the drawn token now − when drawn|, nats), `skipped` (1 if
+            not applied).
         """
         self.module.train()
         total = int(rollout.lengths.sum())
-        grads, loss, gap = None, mx.array(0.0), mx.array(0.0)
+        sums: Any = None
         bucket = BUCKET if self.compiled else 1
         for packed in pack_rollout(rollout, self._config.micro_batch_size, bucket):
-            (part, part_gap), part_grads = self._grad(self._objective.batch(rollout, packed, total))
-            grads = part_grads if grads is None else tree_map(mx.add, grads, part_grads)
-            loss, gap = loss + part, gap + part_gap
-            mx.eval(grads, loss, gap)  # bounds the memory to one micro-batch's graph
+            part = self._grad(self._objective.batch(rollout, packed, total))
+            sums = part if sums is None else tree_map(mx.add, sums, part)
+            mx.eval(sums)  # bounds the memory to one micro-batch's graph
         self.module.eval()
+        (loss, measures), grads = sums
         with shield():
-            return self._apply(grads, loss, gap, learning_rate)
+            return self._apply(grads, {"loss": loss, "reverse_kl": loss} | measures, learning_rate)
 
     def rewind(self, updates: int) -> None:
         """Take the last update back where more than `updates` were made."""
@@ -95,9 +96,10 @@ class Stepper:
             self.optimizer.state = state
             self.updates, self._before = updates, None
 
-    def _apply(self, grads: Any, loss: mx.array, gap: mx.array, learning_rate: float) -> Metrics:
+    def _apply(self, grads: Any, sums: dict[str, Any], learning_rate: float) -> Metrics:
         clipped, norm = optim.clip_grad_norm(grads, self._config.max_grad_norm)
-        metrics = {"loss": loss.item(), "grad_norm": norm.item(), "logprob_gap": gap.item()}
+        metrics = {name: float(value.item()) for name, value in sums.items()}
+        metrics["grad_norm"] = float(norm.item())
         # Arrays are immutable, so the old state costs no more than its bytes.
         self._before = tree_map(
             lambda array: array, (self.module.trainable_parameters(), self.optimizer.state)

@@ -49,7 +49,7 @@ class TrainingWork:
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
         self.skipped += int(metrics["skipped"])
-        metrics |= {"reverse_kl": metrics["loss"], "skipped_updates": float(self.skipped)}
+        metrics["skipped_updates"] = float(self.skipped)
         metrics |= rollout_metrics(rollout, self.behavior.budget(step)) | reward_metrics(rewards)
         metrics |= _timings(rollout, drawn - begin, updated - drawn, time.perf_counter() - updated)
         return StepResult(step + 1, metrics, rollout, rewards)
