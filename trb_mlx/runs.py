@@ -130,7 +130,7 @@ class _Session:
             return
         progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
-        self.stepper.updates, self.work.skipped = progress.step, progress.skipped
+        self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped
 
     def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
@@ -165,7 +165,7 @@ class _Session:
         details = adapter_config(student.module, self.config.lora, student.name, sorted(stops))
         return Keeper(
             self.stepper,
-            lambda step: Progress(step, self.trainer.bad_steps, self.work.skipped),
+            lambda step: Progress(step, self.trainer.bad_steps, self.stepper.skipped),
             self.folder.adapter_path,
             self.folder.checkpoints,
             details,

@@ -111,6 +111,9 @@ def test_what_is_not_finite_is_skipped(pair: Pair) -> None:
     rollout.records.teacher_rest[0, 0] = np.nan
     metrics = stepper.update(rollout, 0.01)
     assert metrics["skipped"] == 1.0
+    assert stepper.skipped == 1
+    stepper.rewind(1)
+    assert stepper.skipped == 0
     assert difference(before, parameters(stepper)) == 0.0
     after = dict(tree_flatten(stepper.optimizer.state))
     assert all((np.array(moments[name]) == np.array(after[name])).all() for name in moments)

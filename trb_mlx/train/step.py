@@ -51,6 +51,7 @@ class Stepper:
         self._grad = self._make_grad(objective.loss)
         self._before: Any = None
         self.updates = 0
+        self.skipped = 0  # updates that were not applied
 
     def _make_grad(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         grad = nn.value_and_grad(self.module, loss)
@@ -91,7 +92,7 @@ class Stepper:
     def rewind(self, updates: int) -> None:
         """Take the last update back where more than `updates` were made."""
         if self.updates > updates and self._before is not None:
-            parameters, state = self._before
+            parameters, state, self.skipped = self._before
             self.module.update(parameters)
             self.optimizer.state = state
             self.updates, self._before = updates, None
@@ -101,15 +102,15 @@ class Stepper:
         metrics = {name: float(value.item()) for name, value in sums.items()}
         metrics["grad_norm"] = float(norm.item())
         # Arrays are immutable, so the old state costs no more than its bytes.
-        self._before = tree_map(
-            lambda array: array, (self.module.trainable_parameters(), self.optimizer.state)
-        )
+        trees = (self.module.trainable_parameters(), self.optimizer.state)
+        self._before = (*tree_map(lambda array: array, trees), self.skipped)
         self.updates += 1
         finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
         if finite:
             self.optimizer.learning_rate = mx.array(learning_rate, dtype=mx.float32)
             self.optimizer.update(self.module, clipped)
             mx.eval(self.module.trainable_parameters(), self.optimizer.state)
+        self.skipped += not finite
         return metrics | {"learning_rate": learning_rate, "skipped": float(not finite)}
 
 

@@ -31,7 +31,6 @@ class TrainingWork:
     behavior: Behavior
     stepper: Stepper
     rewards: Callable[[Rollout], list[float]]
-    skipped: int = 0
 
     def train(self, step: int, shield: Shield) -> StepResult:
         """Update number `step` + 1, with its metrics."""
@@ -48,8 +47,7 @@ class TrainingWork:
         )
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
-        self.skipped += int(metrics["skipped"])
-        metrics["skipped_updates"] = float(self.skipped)
+        metrics["skipped_updates"] = float(self.stepper.skipped)
         metrics |= rollout_metrics(rollout, self.behavior.budget(step)) | reward_metrics(rewards)
         metrics |= _timings(rollout, drawn - begin, updated - drawn, time.perf_counter() - updated)
         return StepResult(step + 1, metrics, rollout, rewards)
