@@ -54,7 +54,8 @@ def open_run(folder: RunFolder, config: Config, resume: bool) -> bool:
 
     Raises:
         UserError: it exists and `resume` is off, it does not and `resume` is on, the config
-            differs in more than length, reporting and paths, or it cannot be written.
+            differs in more than length, reporting and paths, the adapters would overwrite
+            others, or it cannot be written.
     """
     if folder.config.exists():
         if not resume:
@@ -66,6 +67,10 @@ def open_run(folder: RunFolder, config: Config, resume: bool) -> bool:
         return False
     if resume:
         raise UserError(f"run {folder.path} does not exist, so --resume has nothing to go on with.")
+    if (folder.adapter_path / "adapters.safetensors").exists():
+        raise UserError(
+            f"run.adapter_path {folder.adapter_path} holds adapters already; name another folder."
+        )
     existed = folder.path.exists()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

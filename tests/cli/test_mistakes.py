@@ -82,6 +82,15 @@ def test_an_existing_run_is_left_alone(trb: Run, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
+def test_adapters_elsewhere_are_not_overwritten(trb: Run, tmp_path: Path) -> None:
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "adapters.safetensors").write_text("precious")
+    assert_told(trb(*TRAIN, "--adapter-path", "mine"), "holds adapters already")
+    assert (other / "adapters.safetensors").read_text() == "precious"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_unknown_flags_and_commands(trb: Run) -> None:
     for arguments in (["trian"], ["train", "--confg", "small"]):
         done = trb(*arguments)

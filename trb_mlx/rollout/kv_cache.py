@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,17 @@ from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.vocab import shared_logits
 
 PREFILL_TOKENS = 2048  # positions of each row that one prefill pass reads
+
+
+@functools.cache
+def second_stream() -> mx.Stream:
+    """Where the teacher decodes while the student does.
+
+    On a CPU a stream of its own, hence a core of its own; a GPU runs one kernel after another
+    either way, and both models share its default stream.
+    """
+    device = mx.default_device()
+    return mx.new_stream(device) if device == mx.Device(mx.cpu) else mx.default_stream(device)
 
 
 class CachedModel:

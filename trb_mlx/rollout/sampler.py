@@ -12,7 +12,7 @@ from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
 from trb_mlx.rollout.behavior import Behavior
-from trb_mlx.rollout.kv_cache import CachedModel
+from trb_mlx.rollout.kv_cache import CachedModel, second_stream
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.recording import student_records, teacher_records, tempered
 from trb_mlx.types import Job, Records, Rollout
@@ -76,7 +76,9 @@ def sample_blended(
         ours, theirs = CachedModel(student, prompts), CachedModel(teacher, prompts)
 
         def draw(tokens: mx.array, uniforms: mx.array) -> _Drawn:
-            student_logits, teacher_logits = ours.step(tokens), theirs.step(tokens)
+            student_logits = ours.step(tokens)
+            with mx.stream(second_stream()):
+                teacher_logits = theirs.step(tokens)
             student_logprobs = tempered(student_logits, sampling.temperature)
             teacher_logprobs = tempered(teacher_logits, sampling.temperature)
             blend = behavior.blend(student_logprobs, teacher_logprobs, limit)
