@@ -21,7 +21,7 @@ from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
-from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter
+from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
 from trb_mlx.train.objective import make_objective
@@ -128,6 +128,7 @@ class _Session:
         found = checkpoints(self.folder.checkpoints)
         if not found:
             return
+        self.ledger.recall(read_lines(self.folder.metrics))
         progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
         self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped

@@ -87,6 +87,11 @@ def test_killed_and_resumed_equals_uninterrupted(
     done = trb("train", "-c", "small", *SHORT, "--resume")
     assert done.returncode == 0, done.stderr
     assert not kept or f"going on after step {kept}" in done.stdout
+    before, full = (
+        text[text.index("pass@1  ") :].splitlines()[:2]
+        for text in (done.stdout, (finished / "output.txt").read_text())
+    )
+    assert before == full  # the summary compares with the very start
     assert metrics(run) == metrics(finished / "runs/small")
     samples = (run / "samples.jsonl").read_text()
     assert samples == (finished / "runs/small/samples.jsonl").read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -142,6 +142,10 @@ class Ledger(Hook):
         for name in ("time/rollout_s", "time/update_s", "time/reward_s", "time/eval_s"):
             phase = name.removeprefix("time/").removesuffix("_s")
             self.seconds[phase] = self.seconds.get(phase, 0.0) + metrics.get(name, 0.0)
+
+    def recall(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Take the state before training from a resumed run's metrics."""
+        self.before = next((dict(line) for line in lines if "eval/reverse_kl" in line), {})
 
     def summary(self, loading: float) -> list[str]:
         """Before and after, and the phases of the time; `loading` is what came before."""

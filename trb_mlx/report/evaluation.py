@@ -11,6 +11,7 @@ from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.numerics import kl_divergence, log_softmax
+from trb_mlx.rollout.kv_cache import second_stream
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
@@ -61,7 +62,8 @@ def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
     total = 0.0
     for packed in pack_rollout(rollout, rows_at_once):
         student = log_softmax(packed.pick(pair.student.logits(packed.ids)))
-        teacher = log_softmax(packed.pick(pair.teacher.logits(packed.ids)))
+        with mx.stream(second_stream()):
+            teacher = log_softmax(packed.pick(pair.teacher.logits(packed.ids)))
         divergence = kl_divergence(student, teacher)
         mx.eval(divergence)
         total += float(np.asarray(divergence).sum(dtype=np.float64))
