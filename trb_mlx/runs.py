@@ -138,7 +138,7 @@ class _Session:
         self.trainer.hooks = hooks
         with disk_errors("the run's files"):
             self.trainer.run()
-        for line in [*self.ledger.summary(loading), *next_commands(self.folder, self.pair)]:
+        for line in [*self.ledger.summary(loading), *next_commands(self.config, self.folder)]:
             say(console, line, wrap=False)
 
     def hooks(self, console: Console) -> list[Hook]:
@@ -190,7 +190,8 @@ def _reporter(config: Config, folder: RunFolder) -> Hook:
             config=config.model_dump(mode="json"),
         )
     except (ImportError, ValueError) as error:
-        raise UserError(f"run.report_to {config.run.report_to}: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise UserError(f"run.report_to {config.run.report_to}: {reason}.") from error
     return CallbackReporter(callback)
 
 
@@ -212,13 +213,17 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         say(console, f"going on after step {session.trainer.step}")
 
 
-def next_commands(folder: RunFolder, pair: Pair) -> list[str]:
+def next_commands(config: Config, folder: RunFolder) -> list[str]:
     """The commands that a user is likely to type next."""
-    model = resolve(pair.student.model.name)
-    return [
+    lines = [
         "next:",
         f"  trb-mlx generate {folder.path} --prompt '…'",
         f"  trb-mlx eval {folder.path}",
-        f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
-        "--prompt '…'",
     ]
+    if config.student.quantize is None:  # mlx-lm would load the base as it was before rounding
+        model = resolve(config.student.model)
+        lines.append(
+            f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
+            "--prompt '…'"
+        )
+    return lines
