@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -27,6 +28,14 @@ class Scorer:
 
     model: LanguageModel
     merge: StopMerge
+
+    def read(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Final hidden states or logits of ids `[B, T]`: what `logits_of` takes."""
+        return self.model.module(tokens, cache=cache)
+
+    def logits_of(self, found: mx.array) -> mx.array:
+        """Float32 logits `[..., V]` of what `read` gave."""
+        return shared_logits(found, self.merge)
 
     def logits(self, tokens: mx.array) -> mx.array:
         """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`, without a cache."""
