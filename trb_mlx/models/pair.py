@@ -38,12 +38,15 @@ class Scorer:
     split: Split | None = None
 
     def read(self, tokens: mx.array, cache: Any = None) -> mx.array:
-        """Final hidden states or logits of ids `[B, T]`: what `logits_of` takes."""
-        return self.model.module(tokens, cache=cache)
+        """Hidden states of ids `[B, T]`, or raw logits where there is no `split`."""
+        if self.split is None:
+            return self.model.module(tokens, cache=cache)
+        return self.split.body(tokens, cache)
 
     def logits_of(self, found: mx.array) -> mx.array:
         """Float32 logits `[..., V]` of what `read` gave."""
-        return shared_logits(found, self.merge)
+        logits = found if self.split is None else self.split.head(found)
+        return shared_logits(logits, self.merge)
 
     def logits(self, tokens: mx.array) -> mx.array:
         """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`, without a cache."""
@@ -53,11 +56,6 @@ class Scorer:
         """Hidden states `[B, L, D]` of ids `[B, L]`, after the final norm; needs `split`."""
         assert self.split is not None
         return self.split.body(tokens, cache)
-
-    def logits_of(self, hidden: mx.array) -> mx.array:
-        """Float32 logits `[..., V]` of hidden states `[..., D]`; needs `split`."""
-        assert self.split is not None
-        return shared_logits(self.split.head(hidden), self.merge)
 
 
 @dataclass(frozen=True)

@@ -45,22 +45,24 @@ class Decoder(Protocol):
 
 def make_decoder(scorer: Scorer) -> Decoder:
     """A decoder that rewinds where the model's caches can, else one that only goes on."""
-    return RowDecoder(scorer) if can_rewind(scorer) else MergedDecoder(scorer)
+    masks = _row_masks(scorer)
+    return MergedDecoder(scorer) if masks is None else RowDecoder(scorer, masks == GROUPED)
 
 
 class RowDecoder:
     """Attention caches with an offset a row. Rollouts of one prompt share its prefill."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        """No rows yet."""
+    def __init__(self, scorer: Scorer, grouped: bool = False) -> None:
+        """No rows yet; `grouped` as in `RowKVCache`."""
         self._scorer = scorer
+        self._grouped = grouped
         self._windows = _windows(scorer)
         self._offsets = Offsets([])
         self._layers = self._empty(self._offsets)
         self._last: tuple[tuple[int, ...], list[RowKVCache]] | None = None
 
     def _empty(self, offsets: Offsets) -> list[RowKVCache]:
-        return [RowKVCache(offsets, window) for window in self._windows]
+        return [RowKVCache(offsets, window, self._grouped) for window in self._windows]
 
     def join(self, prompts: Prompts) -> None:
         """See `Decoder`."""
@@ -190,22 +192,29 @@ _PROBE = ((3, 5, 7, 11, 13, 17), (19, 23, 29))
 _PROBE_BLOCK = ((2, 31, 37), (41, 43, 47))
 
 
-_known: dict[int, tuple[weakref.ref[Any], bool]] = {}
+# Forms of mask that models take: one for all heads, or one below an axis of grouped heads.
+PLAIN, GROUPED = "plain", "grouped"
+_known: dict[int, tuple[weakref.ref[Any], str | None]] = {}
 
 
 def can_rewind(scorer: Scorer) -> bool:
     """Whether the model decodes rightly with rows that rewind, seen by trying it once."""
+    return _row_masks(scorer) is not None
+
+
+def _row_masks(scorer: Scorer) -> str | None:
     module = scorer.model.module
-    reference, found = _known.get(id(module), (None, False))
+    reference, found = _known.get(id(module), (None, None))
     if reference is None or reference() is not module:
-        found = _rewinds(scorer)
+        forms = (form for form in (PLAIN, GROUPED) if _rewinds(scorer, form == GROUPED))
+        found = next(forms, None)
         _known[id(module)] = weakref.ref(module), found
     return found
 
 
-def _rewinds(scorer: Scorer) -> bool:
+def _rewinds(scorer: Scorer, grouped: bool) -> bool:
     try:
-        decoder = RowDecoder(scorer)
+        decoder = RowDecoder(scorer, grouped)
         decoder.join(_PROBE)
         block = mx.array(_PROBE_BLOCK)
         decoder.read(block)
@@ -213,7 +222,6 @@ def _rewinds(scorer: Scorer) -> bool:
         found = scorer.logits_of(decoder.read(block))[:, -1]
     except (TypeError, ValueError, AttributeError, IndexError):
         return False
-    # Joining leaves a prompt's last token unread.
     before = [[*_PROBE[0][:-1], _PROBE_BLOCK[0][0]], [*_PROBE[1][:-1], *_PROBE_BLOCK[1]]]
     texts = [[*text, *more] for text, more in zip(before, _PROBE_BLOCK, strict=True)]
     alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])

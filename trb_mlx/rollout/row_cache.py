@@ -37,14 +37,16 @@ class RowKVCache:
     Attributes:
         keys, values: `[B, heads, places, dim]`, or None before the first pass.
         window: how many positions a token sees, itself included; None for all.
+        grouped: whether the model's scores have an axis of heads that share keys.
     """
 
-    def __init__(self, offsets: Offsets, window: int | None = None) -> None:
+    def __init__(self, offsets: Offsets, window: int | None = None, grouped: bool = False) -> None:
         """An empty cache; `window` is the layer's own where the model names none."""
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
         self.offsets = offsets
         self.window = window
+        self.grouped = grouped
 
     @property
     def offset(self) -> mx.array:
@@ -69,12 +71,17 @@ class RowKVCache:
     def make_mask(
         self, count: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array:
-        """Bool `[B, 1, T, places]`: which places each of T = `count` new tokens sees."""
+        """Which places each of T = `count` new tokens sees, bool `[B, 1, T, places]`.
+
+        `[B, 1, 1, T, places]` where `grouped`.
+        """
         window = window_size or self.window
         places = mx.arange(self.offsets.end(count))
         own = (self.offset[:, None] + mx.arange(count))[:, None, :, None]
         seen = places <= own
-        return seen if window is None else seen & (places > own - window)
+        if window is not None:
+            seen = seen & (places > own - window)
+        return seen[:, None] if self.grouped else seen
 
     def take(self, rows: mx.array) -> None:
         """Keep the listed rows, in that order; a row may be listed again."""

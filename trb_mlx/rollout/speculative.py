@@ -181,6 +181,8 @@ class Blended:
         tokens = mx.where(rejected, replacement[:, None], draft.tokens)
 
         def records(places: mx.array) -> Values:
+            if not self._support:
+                return {}
             logits, ours, theirs_raw, theirs, behavior, drawn = (
                 _flat(array)[places]
                 for array in (
