@@ -59,18 +59,30 @@ class Records:
     teacher_entropy: np.ndarray  # [B, T]: τ
     student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+    # [B, T, D]: the teacher's last hidden states in `rollout.recording`'s host form, or None
+    # where the objective runs the teacher's body again.
+    teacher_hidden: np.ndarray | None = None
 
     @classmethod
     def empty(cls, rows: int, length: int, support: int) -> Records:
         """Zeros for `rows` rollouts of at most `length` tokens with K = `support`."""
         wide = (rows, length, support)
-        values = {name: np.zeros((rows, length), np.float32) for name in cls.__annotations__}
+        names = [name for name in cls.__annotations__ if name != "teacher_hidden"]
+        values = {name: np.zeros((rows, length), np.float32) for name in names}
         values |= {
             "support": np.zeros(wide, np.int32),
             "teacher_support": np.zeros(wide, np.float32),
         }
         values["overlap"] = np.zeros((rows, length), np.int32)
         return cls(**values)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is kept, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def cut(self, length: int) -> Records:
+        """The first `length` positions of every row, as views."""
+        return Records(**{name: value[:, :length] for name, value in self.arrays().items()})
 
 
 @dataclass

@@ -116,7 +116,7 @@ def test_records_against_both_models_without_a_cache(pair: Pair, temperature: fl
         plain = [np.asarray(log_softmax(x)) for x in logits]
         chosen = np.asarray(packed.flat(rollout.tokens))[:, None]
         support = np.asarray(packed.flat(records.support))
-        found = {name: np.asarray(packed.flat(v)) for name, v in vars(records).items()}
+        found = {name: np.asarray(packed.flat(v)) for name, v in records.arrays().items()}
         for name, row in zip(("student", "teacher"), tempered, strict=True):
             at_token = np.take_along_axis(row, chosen, -1)[:, 0]
             np.testing.assert_allclose(found[f"{name}_logprob"], at_token, atol=1e-4)

@@ -138,7 +138,7 @@ def _sample(
                     getattr(records, name)[rows, position] = np.asarray(values)
     width = max(int(lengths.max(initial=1)), 1)
     if records is not None:
-        records = Records(**{name: value[:, :width] for name, value in vars(records).items()})
+        records = records.cut(width)
     return Rollout(list(jobs), tokens[:, :width], lengths, stopped, records, sampling.temperature)
 
 
