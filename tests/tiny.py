@@ -26,6 +26,17 @@ SIZES = {
 EXTRAS = {
     "llama": {},
     "qwen3": {},
+    "gemma3_text": {
+        "num_hidden_layers": 3,
+        "sliding_window": 8,
+        "sliding_window_pattern": 3,
+        "query_pre_attn_scalar": 8,
+        "rope_local_base_freq": 10000.0,
+        "rope_traditional": False,
+    },
+}
+# Models with other heads; not every one of them decodes in batches in mlx-lm.
+HEADS = {
     "gemma2": {"query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
     "cohere": {"logit_scale": 0.25, "layer_norm_eps": 1e-5},
     "granite": {
@@ -48,14 +59,6 @@ EXTRAS = {
         "time_step_rank": 2,
         "layer_norm_epsilon": 1e-5,
         "chunk_size": 8,
-    },
-    "gemma3_text": {
-        "num_hidden_layers": 3,
-        "sliding_window": 8,
-        "sliding_window_pattern": 3,
-        "query_pre_attn_scalar": 8,
-        "rope_local_base_freq": 10000.0,
-        "rope_traditional": False,
     },
 }
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -107,7 +110,7 @@ def make_model(
         "vocab_size": vocab,
         "eos_token_id": ids if len(ids) > 1 else ids[0],
         **SIZES,
-        **EXTRAS[kind],
+        **(EXTRAS | HEADS)[kind],
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))

@@ -110,14 +110,24 @@ class BehaviorConfig(Section):
 
 
 class LossConfig(Section):
-    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`)."""
+    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`).
+
+    `exact` needs the teacher at every token again. `keep_hidden` says whether its last hidden
+    states are kept from the rollout (`auto`: where a step's fit in an eighth of the machine's
+    memory); where they are not, its body runs once more in the update.
+    """
 
     mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
     top_k: PositiveInt = 16
+    keep_hidden: Literal["auto", "on", "off"] = "auto"
 
 
 class TrainConfig(Section):
     """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards.
+
+    A step's rollouts pass in micro-batches of at most `micro_batch_tokens` positions (prompt,
+    response and padding; one longer row goes alone) and at most `micro_batch_size` rows. The
+    update does not depend on either.
 
     With `deterministic`, no choice depends on a clock: two runs of one seed are alike to the bit
     also where the rounding of a pass depends on how many tokens it reads.
@@ -131,6 +141,7 @@ class TrainConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     max_grad_norm: Positive = 1.0
+    micro_batch_tokens: PositiveInt = 4096
     micro_batch_size: PositiveInt = 8
     grad_checkpoint: bool = False
     compile: Literal["auto", "on", "off"] = "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
@@ -18,14 +19,17 @@ from trb_mlx.export.keeper import Keeper
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
+from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
 from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive
+from trb_mlx.rollout.kv_cache import can_rewind
+from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
-from trb_mlx.train.objective import make_objective
+from trb_mlx.train.objective import WHOLE_VOCABULARY, make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.trainer import Cadence, Hook, Trainer, Work
 from trb_mlx.train.work import TrainingWork
@@ -98,6 +102,8 @@ class _Session:
             checkpoint_layers(module)
         objective = make_objective(config.loss, pair, config.rollout.temperature)
         self.stepper = Stepper(module, objective, config.train)
+        self.plain = objective.plain
+        self.hidden = _hidden_plan(config, pair)
         self.work = TrainingWork(
             config,
             pair,
@@ -105,6 +111,7 @@ class _Session:
             make_behavior(config.behavior),
             self.stepper,
             lambda rollout: answer_rewards(pair.student, rollout, verifier),
+            self.hidden.keep,
         )
         evaluation = config.eval.model_copy(
             update={"max_tokens": config.eval.max_tokens or config.rollout.max_tokens}
@@ -203,6 +210,20 @@ def _reporter(config: Config, folder: RunFolder) -> Hook:
     return CallbackReporter(callback)
 
 
+def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
+    """Whether the teacher's hidden states are kept: only a loss of the whole vocabulary asks."""
+    if config.loss.mode not in WHOLE_VOCABULARY or pair.teacher.split is None:
+        return HiddenPlan(False, "")
+    hidden = pair.teacher.read(mx.array([[0]]))
+    tokens = (
+        config.train.prompts_per_step
+        * config.rollout.rollouts_per_prompt
+        * config.rollout.max_tokens
+    )
+    width, size = hidden.shape[-1], hidden.dtype.size
+    return plan_hidden(config.loss.keep_hidden, tokens, width, size, machine_memory())
+
+
 def _announce(config: Config, session: _Session, console: Console) -> None:
     behavior, steps = config.behavior, config.train.steps
     say(
@@ -217,8 +238,24 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
+    for reason in (session.hidden.reason, _why_no_drafts(config, session)):
+        if reason:
+            say(console, reason)
+    if session.plain is not None:
+        say(console, f"{session.plain}, so the logits of a whole micro-batch are held at once")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
+
+
+def _why_no_drafts(config: Config, session: _Session) -> str:
+    """Which model keeps blended rollouts from being drafted in blocks, if one does."""
+    if not session.work.behavior.needs_teacher(0) or config.rollout.draft_length == 1:
+        return ""
+    scorers = {"student": session.pair.student, "teacher": session.pair.teacher}
+    stuck = [f"{role} {s.model.name}" for role, s in scorers.items() if not can_rewind(s)]
+    if not stuck:
+        return ""
+    return f"{' and '.join(stuck)} cannot take tokens back, so the teacher is asked at every token"
 
 
 def next_commands(config: Config, folder: RunFolder) -> list[str]:

@@ -33,6 +33,7 @@ class TrainingWork:
     behavior: Behavior
     stepper: Stepper
     rewards: Callable[[Rollout], list[float]]
+    keep_hidden: bool = False  # the teacher's hidden states, from rollout to update
     draft_length: DraftLength | None = None  # chosen when the teacher is first asked
 
     def train(self, step: int, shield: Shield) -> StepResult:
@@ -60,7 +61,11 @@ class TrainingWork:
         jobs = self._jobs(step)
         settings = self.config.rollout
         sampling = Sampling(
-            settings.max_tokens, settings.batch_size, settings.temperature, self.config.loss.top_k
+            settings.max_tokens,
+            settings.batch_size,
+            settings.temperature,
+            self.config.loss.top_k,
+            self.keep_hidden,
         )
         if self.behavior.needs_teacher(step):
             budget = self.behavior.budget(step)
@@ -70,7 +75,9 @@ class TrainingWork:
                 self.pair, jobs, sampling, self.behavior, budget, self.draft_length
             )
         rollout = sample(self.pair.student, jobs, sampling)
-        score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
+        train = self.config.train
+        sizes = train.micro_batch_size, train.micro_batch_tokens
+        score(self.pair.teacher, rollout, sizes, self.keep_hidden)
         return rollout
 
     def _draft_length(self, sampling: Sampling, budget: float) -> DraftLength:
@@ -83,7 +90,7 @@ class TrainingWork:
             return Adaptive(assumed_costs(*sizes))
         return Adaptive(
             measured_costs(
-                lambda: Blended(self.pair, self.behavior, budget, sampling.temperature, 0),
+                lambda: Blended(self.pair, self.behavior, budget, sampling),
                 min(sampling.batch_size, rollouts),
             )
         )
