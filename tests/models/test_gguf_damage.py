@@ -129,7 +129,9 @@ def test_without_the_package_its_types_are_refused_by_name(
     monkeypatch.setattr(gguf_tensors, "_gguf_package", lambda: None)
     path = tmp_path / "k.gguf"
     path.write_bytes(head(1) + entry("blk.0.attn_q.weight", (1, 256), 14) + bytes(400))
-    with pytest.raises(UserError, match=r"attn_q.weight is of type Q6_K, expected one of F32.*trb-mlx.gguf"):
+    with pytest.raises(
+        UserError, match=r"attn_q.weight is of type Q6_K, expected one of F32.*trb-mlx.gguf"
+    ):
         load_model(ModelConfig(model=str(path)))
 
 
@@ -180,20 +182,24 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
         ({"general.alignment": 48}, "expected a power of two"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer is of kind bert, expected gpt2 or llama"),
         ({"tokenizer.ggml.model": None}, "tokenizer is of kind None"),
-        ({"tokenizer.ggml.pre": "tekken"}, "pre-tokenizer is tekken, expected one of gpt-2, smollm"),
+        (
+            {"tokenizer.ggml.pre": "tekken"},
+            "pre-tokenizer is tekken, expected one of gpt-2, smollm",
+        ),
         ({"tokenizer.ggml.pre": None}, "pre-tokenizer is None"),
         ({"tokenizer.ggml.tokens": None}, "no tokenizer.ggml.tokens"),
         ({"tokenizer.ggml.tokens": ["a"] * 3}, "does not fit"),
         ({"tokenizer.ggml.merges": None}, "no tokenizer.ggml.merges"),
-        ({"tokenizer.ggml.merges": ["a zebra"]}, "merges 'a zebra', which is not in its vocabulary"),
+        (
+            {"tokenizer.ggml.merges": ["a zebra"]},
+            "merges 'a zebra', which is not in its vocabulary",
+        ),
         ({"tokenizer.ggml.eos_token_id": None}, "no tokenizer.ggml.eos_token_id"),
         ({"tokenizer.ggml.eos_token_id": 2**31}, "which is no id of its tokenizer"),
         ({"tokenizer.ggml.padding_token_id": 262}, "which is no id of its tokenizer"),
     ],
 )
-def test_metadata_that_does_not_fit_is_told(
-    changes: dict, expected: str, tmp_path: Path
-) -> None:
+def test_metadata_that_does_not_fit_is_told(changes: dict, expected: str, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     from gguf_files import write_gguf
 

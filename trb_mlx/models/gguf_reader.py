@@ -19,7 +19,19 @@ from trb_mlx.errors import UserError
 
 STRING, ARRAY = 8, 9
 # value type → struct format of a scalar
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 MOST_ENTRIES = 10_000_000  # of one array; the largest vocabularies have 0.3 million
 MOST_DIMENSIONS = 4
 

@@ -179,7 +179,9 @@ def _sentence_piece(metadata: dict[str, Any], vocab: dict[str, int]) -> Tokenize
     first = [normalizers.Prepend("▁")] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*first, spaces])
     steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if prefix else [])])
+    tokenizer.decoder = decoders.Sequence(
+        [*steps, *([decoders.Strip(" ", 1, 0)] if prefix else [])]
+    )
     return tokenizer
 
 
@@ -206,5 +208,7 @@ def _begin_with_bos(tokenizer: Tokenizer, metadata: dict[str, Any], kind: str) -
         return
     bos = tokenizer.id_to_token(index)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[f"{bos}:0", "$A:0"], pair=[f"{bos}:0", "$A:0", "$B:1"], special_tokens=[(bos, index)]
+        single=[f"{bos}:0", "$A:0"],
+        pair=[f"{bos}:0", "$A:0", "$B:1"],
+        special_tokens=[(bos, index)],
     )
