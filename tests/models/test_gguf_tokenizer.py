@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import itertools
 import sys
 import unicodedata
 from pathlib import Path
@@ -71,7 +72,7 @@ class ReferenceBPE:
         if self.whole_words and "".join(parts) in self.ids:
             return [self.ids["".join(parts)]]
         while len(parts) > 1:
-            pairs = list(zip(parts, parts[1:], strict=False))
+            pairs = list(itertools.pairwise(parts))
             best = min(pairs, key=lambda pair: self.ranks.get(pair, sys.maxsize))
             if best not in self.ranks:
                 break

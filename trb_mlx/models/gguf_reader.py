@@ -75,15 +75,18 @@ class _Cursor:
         self.place = 0
 
     def take(self, count: int) -> np.ndarray:
+        """The next `count` bytes."""
         if count > len(self.data) - self.place:
             raise GgufError("it ends within its header")
         self.place += count
         return self.data[self.place - count : self.place]
 
     def scalar(self, code: str) -> Any:
+        """The next little-endian number of a struct code."""
         return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")).tobytes())[0]
 
     def text(self) -> str:
+        """The next text: its length, then its UTF-8."""
         raw = self.take(self.scalar("Q")).tobytes()
         try:
             return raw.decode("utf-8")
@@ -91,6 +94,7 @@ class _Cursor:
             raise GgufError("its header holds a text that is not UTF-8") from error
 
     def value(self) -> Any:
+        """The next metadata value: its type, then a number, a text or a list of them."""
         kind = self.scalar("I")
         if kind == ARRAY:
             return self._array()

