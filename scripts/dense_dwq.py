@@ -37,6 +37,7 @@ class DenseCodes(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.bits, self.group_size, self.mode = layer.bits, layer.group_size, layer.mode
+        self.weight = layer.weight  # mlx-lm counts parameters by it
         self.scales, self.biases = layer.scales, layer.biases
         one, zero = mx.ones_like(layer.scales), mx.zeros_like(layer.scales)
         self.codes = mx.dequantize(layer.weight, one, zero, layer.group_size, layer.bits)

@@ -18,11 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from dense_dwq import Recipe, distil_weights
-from recovery_measures import HeldOut, as_row, gsm8k_texts, measure, table
+from recovery_measures import HeldOut, gsm8k_texts, measure, table
 from rich.console import Console
 
 from trb_mlx.config import Config, PromptSource
@@ -47,16 +48,21 @@ def main() -> None:
     held_out = held_out_material(arguments, config, teacher)
     results: dict[str, dict] = {}
 
-    def note(name: str, student: LanguageModel, tokens: int = 0, seconds: float = 0.0) -> None:
+    def note(
+        name: str, student: LanguageModel, tokens: int = 0, wall: float = 0.0, cpu: float = 0.0
+    ) -> None:
         found = measure(make_pair(student, teacher), held_out, config)
-        results[name] = as_row(found, tokens, seconds)
+        results[name] = asdict(found) | {"tokens": tokens, "seconds": wall, "cpu_seconds": cpu}
         write(arguments, results)
 
     note("teacher", teacher)
     note("rounded", load_model(config.student))
     for method in arguments.methods:
         recover = by_dwq if method == "dwq" else on_policy
-        note(method, *recover(method, arguments, config, teacher, results))
+        begun, worked = time.perf_counter(), time.process_time()
+        student, tokens = recover(method, arguments, config, teacher, results)
+        spent = (time.perf_counter() - begun, time.process_time() - worked)
+        note(method, student, tokens, *spent)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -103,18 +109,17 @@ def held_out_material(
 
 def on_policy(
     method: str, arguments: argparse.Namespace, config: Config, teacher: LanguageModel, _: dict
-) -> tuple[LanguageModel, int, float]:
-    """A training run of its own folder; the time is of rollouts and updates."""
+) -> tuple[LanguageModel, int]:
+    """A training run in a folder of its own."""
     behavior = config.behavior.model_copy(update={"kind": method})
     run = config.run.model_copy(update={"name": method})
     config = config.model_copy(update={"behavior": behavior, "run": run})
     folder = locate(config, method)
     train_run(config, folder, False, Console())
     steps = [line for line in read_lines(folder.metrics) if line["step"]]
-    seconds = sum(line["time/rollout_s"] + line["time/update_s"] for line in steps)
     rollouts = config.train.prompts_per_step * config.rollout.rollouts_per_prompt
     tokens = round(sum(line["completions/mean_length"] * rollouts for line in steps))
-    return open_target(str(folder.path), None, "final").scorer.model, tokens, seconds
+    return open_target(str(folder.path), None, "final").scorer.model, tokens
 
 
 def by_dwq(
@@ -123,7 +128,7 @@ def by_dwq(
     config: Config,
     teacher: LanguageModel,
     results: dict[str, dict],
-) -> tuple[LanguageModel, int, float]:
+) -> tuple[LanguageModel, int]:
     """mlx-lm's DWQ on training questions with their worked answers, as chats."""
     assert config.student.quantize is not None
     packed = config.student.quantize.model_copy(update={"store": "packed"})
@@ -133,9 +138,7 @@ def by_dwq(
     pairs = gsm8k_texts(arguments.train, 2000)
     chats = [as_chat(student, *pairs[index]) for index in order]
     recipe = Recipe(arguments.dwq_learning_rate, arguments.dwq_tokens or drawn)
-    begun = time.perf_counter()
-    tokens = distil_weights(student, teacher, chats, recipe, arguments.seed)
-    return student, tokens, time.perf_counter() - begun
+    return student, distil_weights(student, teacher, chats, recipe, arguments.seed)
 
 
 def as_chat(model: LanguageModel, question: str, answer: str) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -87,22 +87,18 @@ def read_texts(pair: Pair, texts: Sequence[Sequence[int]]) -> tuple[float, float
 def table(results: dict[str, dict]) -> str:
     """Markdown: one line a model, then everybody's answers."""
     lines = [
-        "| model | reverse KL | top-1 agreement | perplexity | trained on | time |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| model | reverse KL | top-1 agreement | perplexity | tokens | CPU time | time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in results.items():
-        trained = f"{row['tokens']:,} tokens" if row.get("tokens") else ""
-        time = f"{row['seconds'] / 60:.1f} min" if row.get("seconds") else ""
-        lines.append(
-            f"| {name} | {row['reverse_kl']:.3f} | {row['top1_agreement']:.3f} | "
-            f"{row['perplexity']:.2f} | {trained} | {time} |"
-        )
+        spent = ["", "", ""]
+        if row["tokens"]:
+            minutes = (row["cpu_seconds"] / 60, row["seconds"] / 60)
+            spent = [f"{row['tokens']:,}", *(f"{value:.1f} min" for value in minutes)]
+        figures = [f"{row['reverse_kl']:.3f}", f"{row['top1_agreement']:.3f}"]
+        cells = [name, *figures, f"{row['perplexity']:.2f}", *spent]
+        lines.append(f"| {' | '.join(cells)} |")
     for question in QUESTIONS:
         lines += ["", f"**{question}**", ""]
         lines += [f"- {name}: {row['answers'][question]!r}" for name, row in results.items()]
     return "\n".join(lines)
-
-
-def as_row(measures: Measures, tokens: int = 0, seconds: float = 0.0) -> dict:
-    """One model's line of the table and of the JSON file."""
-    return asdict(measures) | {"tokens": tokens, "seconds": seconds}
