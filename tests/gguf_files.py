@@ -73,8 +73,12 @@ def write_gguf(
     changes: dict[str, Any] | None = None,
     tied: bool = True,
     seed: int = 0,
+    extra: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Write a model; give the weights that it was made of. A change to None leaves a key out."""
+    """Write a model; give the weights that it was made of.
+
+    `changes` are of the metadata, None leaving a key out; `extra` are float tensors besides.
+    """
     weights = weights_of(kind, tied, seed)
     writer = gguf.GGUFWriter(path, kind)
     metadata = {f"{kind}.{key}": value for key, value in SIZES.items()} | byte_tokenizer()
@@ -86,6 +90,8 @@ def write_gguf(
         chosen = tensor_type if array.ndim == 2 else TYPE.F32
         raw = gguf.quantize(stored.astype(np.float32), chosen)
         writer.add_tensor(gguf_name(name), raw, raw_dtype=chosen)
+    for name, array in (extra or {}).items():
+        writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -12,6 +12,8 @@ from mlx.utils import tree_flatten
 from tiny import CHATML
 
 from trb_mlx.config import ModelConfig, QuantizeConfig
+from trb_mlx.errors import UserError
+from trb_mlx.models import gguf_rope
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.mlxlm import make_model
 from trb_mlx.models.pair import make_pair
@@ -27,8 +29,10 @@ def load(path: Path, **changes: object):  # type: ignore[no-untyped-def]
     return load_model(ModelConfig(model=str(path), **changes))
 
 
-def source_logits(kind: str, weights: dict[str, np.ndarray], tied: bool) -> np.ndarray:
-    module = make_model({"model_type": kind, "tie_word_embeddings": tied, **CONFIG})
+def source_logits(
+    kind: str, weights: dict[str, np.ndarray], tied: bool, **changes: object
+) -> np.ndarray:
+    module = make_model({"model_type": kind, "tie_word_embeddings": tied, **CONFIG, **changes})
     module.load_weights([(name, mx.array(array)) for name, array in weights.items()])
     return np.asarray(module(IDS))
 
@@ -132,3 +136,23 @@ def test_a_gguf_pairs_with_another(tmp_path: Path) -> None:
     pair = make_pair(load(tmp_path / "s.gguf"), load(tmp_path / "t.gguf"))
     assert pair.stop_id == 256
     assert pair.student.logits(IDS).shape == pair.teacher.logits(IDS).shape == (1, 5, 260)
+
+
+def test_scaled_frequencies_of_llama_3_are_recognised(tmp_path: Path) -> None:
+    """The factors are taken from mlx-lm's own layer, the parameters found from them."""
+    scaling = gguf_rope.LLAMA3 | {"factor": 32.0}
+    base = {"rope_theta": 5e5}
+    rope = make_model({"model_type": "llama", **CONFIG, **base, "rope_scaling": scaling})
+    plain = 5e5 ** (np.arange(0, 16, 2) / 16)
+    factors = (np.asarray(rope.layers[0].self_attn.rope._freqs) / plain).astype(np.float32)
+    assert factors[0] == 1.0
+    assert 1.0 < factors[4] < 32.0 == factors.max()
+    path, changes = tmp_path / "m.gguf", {"llama.rope.freq_base": 5e5}
+    weights = write_gguf(path, changes=changes, extra={gguf_rope.TENSOR: factors})
+    model = load(path)
+    assert model.config["rope_scaling"] == scaling
+    expected = source_logits("llama", weights, True, **base, rope_scaling=scaling)
+    np.testing.assert_allclose(np.asarray(model.module(IDS)), expected, atol=1e-5)
+    write_gguf(path, changes=changes, extra={gguf_rope.TENSOR: factors[::-1].copy()})
+    with pytest.raises(UserError, match="in another way than Llama 3.1's"):
+        load(path)

@@ -18,6 +18,8 @@ import mlx.nn as nn
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
 from trb_mlx.models.gguf_reader import GgufError, GgufFile, read_gguf
+from trb_mlx.models.gguf_rope import TENSOR as ROPE_FACTORS
+from trb_mlx.models.gguf_rope import rope_scaling
 from trb_mlx.models.gguf_tensors import BITS, GROUP, readable_types, unpack_tensor
 from trb_mlx.models.gguf_tokenizer import load_tokenizer, token_id
 
@@ -76,6 +78,7 @@ def model_config(file: GgufFile) -> dict[str, Any]:
     hidden = _size(metadata, f"{name}.embedding_length")
     head_dim = _size(metadata, f"{name}.attention.key_length", hidden // heads)
     _refuse_variants(file, name, head_dim)
+    base = _positive(metadata, f"{name}.rope.freq_base", 10000.0)
     config = {
         "model_type": name,
         "hidden_size": hidden,
@@ -85,7 +88,8 @@ def model_config(file: GgufFile) -> dict[str, Any]:
         "num_key_value_heads": _size(metadata, f"{name}.attention.head_count_kv", heads),
         "head_dim": head_dim,
         "rms_norm_eps": _positive(metadata, f"{name}.attention.layer_norm_rms_epsilon"),
-        "rope_theta": _positive(metadata, f"{name}.rope.freq_base", 10000.0),
+        "rope_theta": base,
+        "rope_scaling": rope_scaling(file, name, base, head_dim),
         "max_position_embeddings": _size(metadata, f"{name}.context_length"),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "eos_token_id": _stop_ids(metadata),
@@ -97,9 +101,6 @@ def _refuse_variants(file: GgufFile, name: str, head_dim: int) -> None:
     """Refuse what would load and then compute something else."""
     if file.metadata.get(f"{name}.expert_count"):
         raise GgufError("it is a mixture of experts, expected a dense model")
-    scaling = file.metadata.get(f"{name}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise GgufError("its rotary frequencies are scaled, which is not read here")
     turned = file.metadata.get(f"{name}.rope.dimension_count", head_dim)
     if turned != head_dim or head_dim % 2:
         raise GgufError(f"{turned} of {head_dim} dimensions of a head are rotated, expected all")
@@ -181,6 +182,8 @@ def _filled(module: nn.Module, file: GgufFile, config: dict[str, Any]) -> nn.Mod
     weights: dict[str, mx.array] = {}
     packed: dict[str, dict[str, int]] = {}
     for name, tensor in file.tensors.items():
+        if name == ROPE_FACTORS:  # in the config by now
+            continue
         place, leaf = _place(name)
         if tensor.kind in BITS:
             packed[place] = {"group_size": GROUP, "bits": BITS[tensor.kind]}
