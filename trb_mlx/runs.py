@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import mlx.core as mx
 from rich.console import Console
@@ -265,8 +266,9 @@ def next_commands(config: Config, folder: RunFolder) -> list[str]:
         f"  trb-mlx generate {folder.path} --prompt '…'",
         f"  trb-mlx eval {folder.path}",
     ]
-    if config.student.quantize is None:  # mlx-lm would load the base as it was before rounding
-        model = resolve(config.student.model)
+    model = resolve(config.student.model)
+    # mlx-lm would load the base as it was before rounding, and reads no GGUF.
+    if config.student.quantize is None and not Path(model).is_file():
         lines.append(
             f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
             "--prompt '…'"
