@@ -25,6 +25,8 @@ SIGNATURES = {
     "linear_to_lora_layers": ["model", "num_layers", "config", "use_dora"],
     "quantize_model": ["model", "config", "group_size", "bits"],
     "dequantize_model": ["model"],
+    "save_model": ["save_path", "model"],
+    "save_config": ["config", "config_path"],
     "make_prompt_cache": ["model"],
     "get_reporting_callbacks": ["report_to", "project_name", "log_dir", "config"],
 }

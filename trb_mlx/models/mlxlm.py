@@ -11,7 +11,13 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import dequantize_model, load_tokenizer, quantize_model
+from mlx_lm.utils import (
+    dequantize_model,
+    load_tokenizer,
+    quantize_model,
+    save_config,
+    save_model,
+)
 
 __all__ = [
     "TokenizerWrapper",
@@ -23,4 +29,6 @@ __all__ = [
     "load_tokenizer",
     "make_prompt_cache",
     "quantize_model",
+    "save_config",
+    "save_model",
 ]
