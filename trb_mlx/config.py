@@ -44,6 +44,12 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
 
 
+class StudentConfig(ModelConfig):
+    """The student: a model, and perhaps the PEFT or mlx-lm adapter folder that it starts from."""
+
+    adapter: str | None = None
+
+
 class LoraConfig(Section):
     """The student's adapters, in mlx-lm's terms (`scale`, not alpha; -1 layers means all)."""
 
@@ -190,7 +196,7 @@ class Config(Section):
     """A whole run. `teacher.model` and `student.model` have no default."""
 
     teacher: ModelConfig
-    student: ModelConfig
+    student: StudentConfig
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     prompt: PromptConfig = PromptConfig()

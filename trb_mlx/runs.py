@@ -17,6 +17,7 @@ from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
 from trb_mlx.export.files import disk_errors
 from trb_mlx.export.keeper import Keeper
+from trb_mlx.export.starting import start_from, with_adapter
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
@@ -47,6 +48,7 @@ def train_run(config: Config, folder: RunFolder, resume: bool, console: Console)
         Interrupted: a signal came; the state was saved.
     """
     begun = time.perf_counter()
+    config = with_adapter(config)
     made = open_run(folder, config, resume)
     try:
         prepare_backend()
@@ -98,7 +100,10 @@ class _Session:
         self.folder = folder
         self.pair = pair
         module = pair.student.model.module
-        add_lora(module, config.lora, config.train.seed)
+        if config.student.adapter is None:
+            add_lora(module, config.lora, config.train.seed)
+        else:
+            start_from(module, config)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
         objective = make_objective(config.loss, pair, config.rollout.temperature)

@@ -26,6 +26,8 @@ SIGNATURES = {
     "quantize_model": ["model", "config", "group_size", "bits"],
     "dequantize_model": ["model"],
     "make_model": ["config"],
+    "save_model": ["save_path", "model"],
+    "save_config": ["config", "config_path"],
     "make_prompt_cache": ["model"],
     "get_reporting_callbacks": ["report_to", "project_name", "log_dir", "config"],
 }

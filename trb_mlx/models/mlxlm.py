@@ -14,7 +14,14 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
-from mlx_lm.utils import _get_classes, dequantize_model, load_tokenizer, quantize_model
+from mlx_lm.utils import (
+    _get_classes,
+    dequantize_model,
+    load_tokenizer,
+    quantize_model,
+    save_config,
+    save_model,
+)
 
 __all__ = [
     "KVCache",
@@ -29,6 +36,8 @@ __all__ = [
     "make_model",
     "make_prompt_cache",
     "quantize_model",
+    "save_config",
+    "save_model",
 ]
 
 
