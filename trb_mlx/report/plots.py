@@ -1,0 +1,170 @@
+"""Draws a chart with matplotlib, as inline SVG that follows the page's theme and as PNG."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from trb_mlx.report.charts import Chart, Line, number
+from trb_mlx.report.svg import inline_svg
+from trb_mlx.report.theme import DASHES, LIGHT, MARKERS, series
+
+SIZE = (5.4, 3.1)  # inches
+DPI = 180
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "trb-mlx",  # one chart gives one file
+    "text.parse_math": False,  # a run's name may hold a dollar sign
+    "font.size": 9,
+    "axes.edgecolor": LIGHT["rule"],
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": LIGHT["rule"],
+    "grid.linewidth": 0.7,
+    "text.color": LIGHT["ink"],
+    "xtick.color": LIGHT["rule"],
+    "ytick.color": LIGHT["rule"],
+    "xtick.labelcolor": LIGHT["muted"],
+    "ytick.labelcolor": LIGHT["muted"],
+    "legend.frameon": False,
+    "legend.labelcolor": LIGHT["ink"],
+}
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its font cache is not news
+
+
+def draw_svg(chart: Chart) -> str:
+    """The chart as an `<svg>` element whose colours are the page's CSS variables."""
+    with mpl.rc_context(STYLE):
+        out = io.StringIO()
+        _draw(chart).savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    return inline_svg(out.getvalue(), chart.key, chart.alt)
+
+
+def draw_png(chart: Chart, path: Path) -> None:
+    """The chart with its title, on white."""
+    with mpl.rc_context(STYLE):
+        figure = _draw(chart)
+        figure.suptitle(chart.title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        figure.savefig(path, format="png", dpi=DPI, facecolor=LIGHT["page"])
+
+
+def _draw(chart: Chart) -> Figure:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    for place, end in enumerate(chart.shaded):
+        axes.axvspan(0, end, color=LIGHT["shade"], lw=0, zorder=0)
+        if place == 0:
+            axes.annotate(
+                "warm-up",
+                (0, 1),
+                (3, -3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+                color=LIGHT["muted"],
+            )
+    for line in chart.lines:
+        _draw_line(axes, line)
+    _draw_level(axes, chart)
+    _dress(axes, chart)
+    named = [line for line in chart.lines if line.label]
+    if len(named) > 1:
+        columns = 1 if max(len(line.label) for line in named) > 34 else min(len(named), 3)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.01),
+            ncols=columns,
+            fontsize=8.5,
+            handlelength=2.4,
+            borderaxespad=0,
+            borderpad=0.2,
+        )
+    return figure
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    color = series(line.slot)
+    if line.reference:
+        axes.plot(line.x, line.y, color=color, lw=1.2, dashes=(1, 1.6), label=line.label)
+        return
+    dashes = DASHES[line.slot % len(DASHES)]
+    marker = MARKERS[line.slot % len(MARKERS)] if line.marked or len(line.x) == 1 else None
+    axes.plot(
+        line.x,
+        line.y,
+        color=color,
+        lw=1.7,
+        dashes=dashes or (None, None),
+        marker=marker,
+        ms=4.5,
+        label=line.label,
+        clip_on=marker is None,
+    )
+    if line.low is not None and line.high is not None:
+        if line.bars:
+            axes.vlines(line.x, line.low, line.high, color=color, lw=1.2)
+        else:
+            axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.16, lw=0)
+    for x, y, note in zip(line.x, line.y, line.notes, strict=False):
+        axes.annotate(note, (x, y), (7, -9), textcoords="offset points", fontsize=8.5)
+
+
+def _draw_level(axes: Axes, chart: Chart) -> None:
+    if chart.level is None:
+        return
+    value, label = chart.level
+    axes.axhline(value, color=LIGHT["muted"], lw=1, dashes=(3, 3), zorder=1)
+    axes.annotate(
+        label,
+        (1, value),
+        (-2, -3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8.5,
+        color=LIGHT["muted"],
+    )
+
+
+def _dress(axes: Axes, chart: Chart) -> None:
+    """Scales, ticks, grid and labels."""
+    axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
+    axes.grid(axis="y")
+    axes.tick_params(length=3)
+    if chart.ticks:
+        axes.set_xticks(range(len(chart.ticks)), chart.ticks)
+        axes.margins(x=0.12)
+    elif chart.x_label == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        axes.set_xlim(left=0)
+    if chart.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(*_limits(axes, chart))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, chart.percent)))
+
+
+def _limits(axes: Axes, chart: Chart) -> tuple[float, float]:
+    """From zero unless that would flatten the lines; shares that reach a half end at one."""
+    bottom, top = axes.get_ylim()
+    lowest = min(float(line.y.min()) for line in chart.lines)
+    highest = max(float(line.y.max()) for line in chart.lines)
+    if chart.percent and lowest >= 0:
+        return bottom if lowest > 0.5 else 0.0, 1.02 if highest > 0.5 else top
+    return (0.0, top) if 0 <= lowest < 0.4 * highest else (bottom, top)
+
+
+def _tick(value: float, percent: bool) -> str:
+    return f"{value:.0%}" if percent else number(value)
