@@ -87,7 +87,8 @@ def number(value: float, percent: bool = False) -> str:
         return f"{value:.1%}"
     if abs(value) >= HIGH_COUNT:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return text.replace("-", "−") if "e" not in text else text
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ SPECS = (
         "learning",
         "Reverse KL on held-out prompts",
         "nats a token",
-        "KL(π_S‖π_T) on the student's own rollouts of held-out prompts, over the whole vocabulary.",
+        "KL(π_S‖π_T) over the whole vocabulary, on the student's own rollouts.",
         log=True,
     ),
     Spec(
@@ -137,7 +138,7 @@ SPECS = (
         "learning",
         "Reverse KL on training rollouts",
         "nats a token",
-        "On the prefixes that the behavior policy drew, so warm-up and later steps differ in law.",
+        "On the prefixes that the behavior policy drew, in warm-up as later.",
         log=True,
     ),
     Spec(
@@ -167,7 +168,7 @@ SPECS = (
         "behavior",
         "KL(μ‖π_S) against its budget",
         "nats a token",
-        "Mean over all tokens. It stays below ε where the teacher itself lies within the budget.",
+        "Token mean; below ε where the teacher itself lies within it.",
         reference=("trb/epsilon", "budget ε"),
     ),
     Spec(
@@ -183,7 +184,7 @@ SPECS = (
         "entropy",
         "Teacher's entropy on visited prefixes",
         "nats",
-        "High where rollouts lead to prefixes on which the teacher has no clear next token.",
+        "High where rollouts lead to prefixes that leave the teacher unsure.",
     ),
     Spec(
         "entropy/student",
@@ -227,6 +228,13 @@ SPECS = (
         "Rollout time",
         "seconds a step",
         "Drawing a step's rollouts, and the teacher's scoring of them.",
+    ),
+    Spec(
+        "time/update_s",
+        "cost",
+        "Update time",
+        "seconds a step",
+        "Loss, gradients and the optimizer's step.",
     ),
     Spec(
         "memory/peak_gb",

@@ -14,6 +14,7 @@ from trb_mlx.report.theme import SLOTS
 
 MODELS = ("teacher", "student")
 BEHAVIOR, VANILLA, RIGHT = SLOTS["trb"], SLOTS["vanilla"], SLOTS["fixed"]
+TEACHER, STUDENT, WRONG = 3, 4, 5
 
 
 def diagnostic_charts(found: Diagnostics, prefix: str = "") -> list[Chart]:
@@ -48,7 +49,7 @@ def _success(found: Diagnostics, model: str) -> Chart:
 
 def _gain(found: Diagnostics) -> Chart:
     lines = []
-    for model, slot in zip(MODELS, (BEHAVIOR, VANILLA), strict=True):
+    for model, slot in zip(MODELS, (TEACHER, STUDENT), strict=True):
         points = _of_model(found, model)
         gains = [paired_gain(point.blended, point.vanilla) for point in points]
         if gains:
@@ -85,7 +86,7 @@ def _reward_by_logprob(found: Diagnostics) -> Chart:
 def _logprob_by_outcome(found: Diagnostics) -> Chart:
     lines = [
         _per_budget("right rollouts", RIGHT, found.budgets, _logprob_of(right=True)),
-        _per_budget("wrong rollouts", VANILLA, found.budgets, _logprob_of(right=False)),
+        _per_budget("wrong rollouts", WRONG, found.budgets, _logprob_of(right=False)),
     ]
     return Chart(
         "teacher-logprob-by-outcome",

@@ -29,14 +29,14 @@ class Excerpt(Section):
 
 
 def excerpt(scorer: Scorer, rollout: Rollout, row: int, reward: float | None) -> Excerpt:
-    """One row of a rollout with records; the stop token is shown as `⏹`."""
+    """One row of a rollout with records; the stop token is shown as `⟨stop⟩`."""
     records = rollout.records
     assert records is not None
     ids = rollout.response(row)
     ratios = (records.teacher_logprob - records.student_logprob)[row, : len(ids)].tolist()
     pieces = token_texts(scorer.model.tokenizer, ids[:LONGEST])
     if len(ids) <= LONGEST and ids[-1] == scorer.merge.stop_id:
-        pieces[-1] = "⏹"
+        pieces[-1] = "⟨stop⟩"
     return Excerpt(
         pieces=pieces,
         scores=[round(float(ratio), 3) for ratio in ratios[:LONGEST]],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from trb_mlx import __version__
 from trb_mlx.export.files import replacing
@@ -119,7 +121,13 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"behavior": describe_behavior, "shade": shade, "visible": visible}
+    environment.filters |= {
+        "behavior": describe_behavior,
+        "models": with_subscripts,
+        "shade": shade,
+        "signed": signed,
+        "visible": visible,
+    }
     context: dict[str, Any] = {
         "title": first.name if len(methods) == 1 else f"{len(methods)} methods compared",
         "version": __version__,
@@ -147,3 +155,13 @@ def _pair(run: RunData) -> str:
 def visible(piece: str) -> str:
     """A token's text with its line ends made visible."""
     return piece.replace("\r", "␍").replace("\n", "↵\n").replace("\t", "⇥\t")
+
+
+def signed(value: float) -> str:
+    """Two digits, with a minus sign that is one."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def with_subscripts(text: str) -> Markup:
+    """Our own text with π_S and π_T set as they are in print."""
+    return Markup(re.sub(r"π_([ST])", r"π<sub>\1</sub>", str(escape(text))))

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from trb_mlx.report.charts import Chart, Line, number
 from trb_mlx.report.svg import inline_svg
@@ -18,6 +18,9 @@ from trb_mlx.report.theme import DASHES, LIGHT, MARKERS, series
 
 SIZE = (5.4, 3.1)  # inches
 DPI = 180
+LEGEND_CHARACTERS = 75  # across the axes
+LONGEST_LABEL = 56
+HEADROOM = 0.1  # of the vertical span, for the word above a shaded warm-up
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "trb-mlx",  # one chart gives one file
@@ -77,25 +80,33 @@ def _draw(chart: Chart) -> Figure:
         _draw_line(axes, line)
     _draw_level(axes, chart)
     _dress(axes, chart)
-    named = [line for line in chart.lines if line.label]
-    if len(named) > 1:
-        columns = 1 if max(len(line.label) for line in named) > 34 else min(len(named), 3)
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.01),
-            ncols=columns,
-            fontsize=8.5,
-            handlelength=2.4,
-            borderaxespad=0,
-            borderpad=0.2,
-        )
+    if len(chart.lines) > 1:
+        _add_legend(axes, chart)
     return figure
+
+
+def _add_legend(axes: Axes, chart: Chart) -> None:
+    """Above the axes, in as many columns as their width holds."""
+    longest = max(len(_short(line.label)) for line in chart.lines)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.01),
+        ncols=min(max(1, LEGEND_CHARACTERS // (longest + 6)), len(chart.lines)),
+        fontsize=8.5,
+        handlelength=2.4,
+        borderaxespad=0,
+        borderpad=0.2,
+    )
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
     color = series(line.slot)
     if line.reference:
-        axes.plot(line.x, line.y, color=color, lw=1.2, dashes=(1, 1.6), label=line.label)
+        axes.plot(line.x, line.y, color=color, lw=1.2, dashes=(1, 1.6), label=_short(line.label))
         return
     dashes = DASHES[line.slot % len(DASHES)]
     marker = MARKERS[line.slot % len(MARKERS)] if line.marked or len(line.x) == 1 else None
@@ -107,7 +118,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
         dashes=dashes or (None, None),
         marker=marker,
         ms=4.5,
-        label=line.label,
+        label=_short(line.label),
         clip_on=marker is None,
     )
     if line.low is not None and line.high is not None:
@@ -127,11 +138,11 @@ def _draw_level(axes: Axes, chart: Chart) -> None:
     axes.annotate(
         label,
         (1, value),
-        (-2, -3),
+        (-2, 3),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",
-        va="top",
+        va="bottom",
         fontsize=8.5,
         color=LIGHT["muted"],
     )
@@ -150,9 +161,17 @@ def _dress(axes: Axes, chart: Chart) -> None:
         axes.set_xlim(left=0)
     if chart.log:
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(*_limits(axes, chart))
+    if chart.shaded:
+        bottom, top = axes.get_ylim()
+        grown = top * (top / bottom) ** HEADROOM if chart.log else top + HEADROOM * (top - bottom)
+        axes.set_ylim(bottom, grown)
+    if chart.percent:
+        bottom, top = axes.get_ylim()  # a share above one is no share
+        axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick < min(top, 1.001)])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, chart.percent)))
 
 
@@ -161,9 +180,13 @@ def _limits(axes: Axes, chart: Chart) -> tuple[float, float]:
     bottom, top = axes.get_ylim()
     lowest = min(float(line.y.min()) for line in chart.lines)
     highest = max(float(line.y.max()) for line in chart.lines)
-    if chart.percent and lowest >= 0:
-        return bottom if lowest > 0.5 else 0.0, 1.02 if highest > 0.5 else top
-    return (0.0, top) if 0 <= lowest < 0.4 * highest else (bottom, top)
+    if chart.percent:
+        top = 1.02 if highest > 0.5 else top
+    if lowest >= 0 and lowest < (0.5 if chart.percent else 0.4 * highest):
+        bottom = 0.0
+    if chart.level is not None and chart.level[0] <= bottom:
+        bottom = chart.level[0] - 0.04 * (top - chart.level[0])
+    return bottom, top
 
 
 def _tick(value: float, percent: bool) -> str:

@@ -11,7 +11,7 @@ from trb_mlx.config import BehaviorConfig
 from trb_mlx.config_file import flatten
 from trb_mlx.report.charts import Chart, Line, number
 from trb_mlx.report.console import clock
-from trb_mlx.report.curves import Method, RunData, curve, differing
+from trb_mlx.report.curves import Curve, Method, RunData, curve, differing
 
 SHOWN_ROWS = 13  # of a figure's numbers
 PHASES = {
@@ -51,27 +51,32 @@ def _accuracy(method: Method) -> Result | None:
         return None
     best = int(np.argmax(found.values))
     teacher = curve(method, "eval/teacher_pass@1")
-    note = f"best {found.values[best]:.1%} at step {found.steps[best]}"
-    note += f", teacher {teacher.values[0]:.1%}" if teacher else ""
-    return Result("pass@1", _ends(method, "eval/pass@1", percent=True), note)
+    notes = [*_range(method, found, percent=True)]
+    notes.append(f"best {found.values[best]:.1%} at step {found.steps[best]}")
+    notes += [f"teacher {teacher.values[0]:.1%}"] if teacher else []
+    return Result("pass@1", _ends(found, percent=True), ", ".join(notes))
 
 
 def _divergence(method: Method) -> Result | None:
     found = curve(method, "eval/reverse_kl")
     if found is None:
         return None
-    return Result("reverse KL", _ends(method, "eval/reverse_kl"), "nats a token, held out")
+    notes = [*_range(method, found), "nats a token, held out"]
+    return Result("reverse KL", _ends(found), ", ".join(notes))
 
 
-def _ends(method: Method, metric: str, percent: bool = False) -> str:
-    """The first and the last value; of several seeds the last one's range, too."""
-    found = curve(method, metric)
-    assert found is not None
+def _ends(found: Curve, percent: bool = False) -> str:
+    """The first and the last value."""
     first, last = number(found.values[0], percent), number(found.values[-1], percent)
-    text = first if len(found.values) == 1 else f"{first} → {last}"
-    if len(method.runs) > 1 and found.low is not None and found.high is not None:
-        text += f" ({number(found.low[-1], percent)} to {number(found.high[-1], percent)})"
-    return text
+    return first if len(found.values) == 1 else f"{first} → {last}"
+
+
+def _range(method: Method, found: Curve, percent: bool = False) -> list[str]:
+    """The last value's range over seeds, where there are several."""
+    if len(method.runs) == 1 or found.low is None or found.high is None:
+        return []
+    low, high = number(found.low[-1], percent), number(found.high[-1], percent)
+    return [f"seeds {low} to {high}"]
 
 
 def _time(method: Method) -> Result | None:
@@ -79,7 +84,9 @@ def _time(method: Method) -> Result | None:
     total = sum(spent.values())
     if not total:
         return None
-    shares = ", ".join(f"{name} {part / total:.0%}" for name, part in spent.items())
+    shares = ", ".join(
+        f"{name} {part / total:.0%}" for name, part in spent.items() if part >= 0.01 * total
+    )
     return Result("time", clock(total), shares)
 
 
