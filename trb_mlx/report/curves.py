@@ -42,10 +42,13 @@ class RunData:
         }
 
     def warmup(self) -> int | None:
-        """The last step with a budget, where later steps have none (a constant ε warms nothing)."""
-        budgets = self.points("trb/epsilon")
-        active = [step for step, budget in budgets.items() if budget > 0]
-        return max(active) if active and max(active) < max(budgets) else None
+        """The last step with a budget so far; a constant ε warms nothing."""
+        if self.config.behavior.kind == "fixed":
+            return None
+        return max(
+            (step for step, budget in self.points("trb/epsilon").items() if budget > 0),
+            default=None,
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,11 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
     labels = [_label(group) for group in members]
     slots = assign_slots([group[0].config.behavior.kind for group in members])
     return [
-        Method(label if labels.count(label) == 1 else f"{label} ({group[0].name} …)", group, slot)
+        Method(
+            label if labels.count(label) == 1 else f"{group[0].name} … ({len(group)} seeds)",
+            group,
+            slot,
+        )
         for label, group, slot in zip(labels, members, slots, strict=True)
     ]
 

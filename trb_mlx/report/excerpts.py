@@ -5,27 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trb_mlx.config import Section
 from trb_mlx.models.pair import Scorer
+from trb_mlx.report.diagnostics import Excerpt
 from trb_mlx.types import Rollout
 
 LONGEST = 200  # tokens shown of a rollout
-# Nats at which a token's shade grows by one step, on either side of zero.
-EDGES = (0.25, 1.0, 3.0, 8.0)
-
-
-class Excerpt(Section):
-    """The first tokens of a rollout and log π_T − log π_S of each, in nats.
-
-    `score` is the mean over the whole rollout of `length` tokens.
-    """
-
-    pieces: list[str]
-    scores: list[float]
-    score: float
-    length: int
-    stopped: bool
-    reward: float | None
 
 
 def excerpt(scorer: Scorer, rollout: Rollout, row: int, reward: float | None) -> Excerpt:
@@ -58,9 +42,3 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         texts.append(whole[len(told) :])
         told = whole
     return texts
-
-
-def shade(score: float) -> int:
-    """−4 (the teacher finds the token far less likely than the student) to 4."""
-    level = sum(abs(score) >= edge for edge in EDGES)
-    return level if score > 0 else -level

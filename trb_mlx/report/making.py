@@ -10,7 +10,6 @@ from trb_mlx.report.curves import RunData, group_runs, read_runs
 from trb_mlx.report.diagnostics import (
     Diagnostics,
     default_sizes,
-    diagnose,
     read_diagnostics,
     write_diagnostics,
 )
@@ -54,6 +53,8 @@ def _measured(run: RunData, asked: Asked | None, say: Say) -> Diagnostics | None
     if known is not None and (known.sizes == sizes or not any(asked)):
         say(f"{path} is there already")
         return known
+    from trb_mlx.report.diagnosing import diagnose  # loads models, which curves do not need
+
     say(f"measuring {run.folder.path}")
     found = diagnose(run.config, sizes, say)
     with disk_errors(str(path)):

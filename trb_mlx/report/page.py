@@ -13,11 +13,11 @@ from markupsafe import Markup, escape
 
 from trb_mlx import __version__
 from trb_mlx.export.files import replacing
-from trb_mlx.report.charts import SECTIONS, SPECS, Chart, chart_of
+from trb_mlx.report.charts import Chart
+from trb_mlx.report.curve_charts import SECTIONS, SPECS, chart_of
 from trb_mlx.report.curves import Method, RunData
 from trb_mlx.report.diagnostic_charts import diagnostic_charts
 from trb_mlx.report.diagnostics import Diagnostics
-from trb_mlx.report.excerpts import shade
 from trb_mlx.report.plots import draw_png, draw_svg
 from trb_mlx.report.results import (
     describe_behavior,
@@ -27,7 +27,10 @@ from trb_mlx.report.results import (
     settings,
     time_spent,
 )
-from trb_mlx.report.theme import DARK, LIGHT
+from trb_mlx.report.theme import DARK, LIGHT, color_of
+
+# Nats at which a token's shade grows by one step, on either side of zero.
+EDGES = (0.25, 1.0, 3.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def render(
     )
     environment.filters |= {
         "behavior": describe_behavior,
+        "color": color_of,
         "models": with_subscripts,
         "shade": shade,
         "signed": signed,
@@ -142,6 +146,7 @@ def render(
         "settings": settings(first),
         "light": LIGHT,
         "dark": DARK,
+        "edges": EDGES,
         "svg": draw_svg,
         "numbers": numbers,
     }
@@ -155,6 +160,12 @@ def _pair(run: RunData) -> str:
 def visible(piece: str) -> str:
     """A token's text with its line ends made visible."""
     return piece.replace("\r", "␍").replace("\n", "↵\n").replace("\t", "⇥\t")
+
+
+def shade(score: float) -> int:
+    """−4 (the teacher finds the token far less likely than the student) to 4."""
+    level = sum(abs(score) >= edge for edge in EDGES)
+    return level if score > 0 else -level
 
 
 def signed(value: float) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from trb_mlx.report.charts import Chart, Line, number
 from trb_mlx.report.svg import inline_svg
-from trb_mlx.report.theme import DASHES, LIGHT, MARKERS, series
+from trb_mlx.report.theme import DASHES, LIGHT, MARKERS, color_of, stroke_of
 
 SIZE = (5.4, 3.1)  # inches
 DPI = 180
@@ -104,12 +104,12 @@ def _short(label: str) -> str:
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
-    color = series(line.slot)
+    color, stroke = LIGHT[color_of(line.slot)], stroke_of(line.slot)
     if line.reference:
         axes.plot(line.x, line.y, color=color, lw=1.2, dashes=(1, 1.6), label=_short(line.label))
         return
-    dashes = DASHES[line.slot % len(DASHES)]
-    marker = MARKERS[line.slot % len(MARKERS)] if line.marked or len(line.x) == 1 else None
+    dashes = DASHES[stroke]
+    marker = MARKERS[stroke] if line.marked or len(line.x) == 1 else None
     axes.plot(
         line.x,
         line.y,

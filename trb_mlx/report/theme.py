@@ -7,6 +7,9 @@ Series also differ by dash and by marker: no figure is read by colour alone.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 LIGHT = {
     "page": "#ffffff",
     "ink": "#1c2530",
@@ -37,28 +40,28 @@ DARK = {
 }
 SERIES = 6
 # A method keeps its colour from one report to the next; what is not listed takes a free one.
-SLOTS = {"trb": 0, "vanilla": 1, "fixed": 2, "skd": 3, "temperature": 4}
+SLOTS = {"trb": 0, "vanilla": 1, "fixed": 2, "skd": 3, "temperature": 4, "veto": 5}
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (6, 2, 1, 2), (3, 1.5), (8, 2, 3, 2), (1, 1))
 MARKERS = "osD^vP"
 
 
-def series(slot: int) -> str:
-    """The light colour of a series."""
-    return LIGHT[f"series-{slot % SERIES}"]
+def color_of(slot: int) -> str:
+    """The name of a slot's colour; slots from six on take them again."""
+    return f"series-{slot % SERIES}"
 
 
-def assign_slots(kinds: list[str]) -> list[int]:
-    """One slot a series: its kind's own where that is free, else the first free one.
+def stroke_of(slot: int) -> int:
+    """The place of a slot's dash and marker; a colour that comes again comes with another one."""
+    return (slot + slot // SERIES) % SERIES
 
-    With more than six series slots repeat; dashes repeat with them, and names do not.
-    """
+
+def assign_slots(kinds: Sequence[str]) -> list[int]:
+    """One slot a series: its kind's own where that is free, else the lowest that none owns."""
     taken: list[int] = []
+    owned = {SLOTS[kind] for kind in kinds if kind in SLOTS}
     for kind in kinds:
-        wanted = SLOTS.get(kind)
-        if wanted is None or wanted in taken:
-            reserved = {SLOTS[k] for k in kinds if k in SLOTS} | set(taken)
-            free = [s for s in range(SERIES) if s not in reserved]
-            free = free or [s for s in range(SERIES) if s not in taken]
-            wanted = free[-1] if free else len(taken) % SERIES
-        taken.append(wanted)
+        slot = SLOTS.get(kind)
+        if slot is None or slot in taken:
+            slot = next(s for s in itertools.count() if s not in owned and s not in taken)
+        taken.append(slot)
     return taken
