@@ -11,10 +11,10 @@ import pytest
 from report.synthetic import HOSTILE, lines, made_up, make_run
 
 from trb_mlx.report.charts import Chart, Line, number
-from trb_mlx.report.curve_charts import SPECS, chart_of
+from trb_mlx.report.curve_charts import SPECS, Spec, chart_of
 from trb_mlx.report.curves import Method, group_runs, read_runs
 from trb_mlx.report.diagnostic_charts import diagnostic_charts
-from trb_mlx.report.plots import draw_png, draw_svg
+from trb_mlx.report.plots import draw
 from trb_mlx.report.results import numbers
 from trb_mlx.report.theme import DARK, LIGHT
 
@@ -28,24 +28,23 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> list[Method]:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.key)
-def test_a_figure_of_each_metric(spec, methods: list[Method], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_figure_of_each_metric(spec: Spec, methods: list[Method]) -> None:
     chart = chart_of(spec, methods)
     assert chart is not None
     assert chart.shaded == [3]
-    svg = draw_svg(chart)
-    root = ElementTree.fromstring(svg)
+    drawing = draw(chart)
+    assert drawing.png.startswith(b"\x89PNG")
+    root = ElementTree.fromstring(drawing.svg)
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-label"] == chart.alt
     assert spec.title in chart.alt
     assert "trb (2 seeds): from" in chart.alt
     texts = {text.text for text in root.iter("text")}
     assert {"step", spec.y_label, "warm-up", "trb (2 seeds)", "vanilla"} <= texts
-    draw_png(chart, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_svg_brings_nothing_of_its_own_into_the_page(methods: list[Method]) -> None:
-    first, second = (draw_svg(chart) for spec in SPECS[:2] if (chart := chart_of(spec, methods)))
+    first, second = (draw(chart).svg for spec in SPECS[:2] if (chart := chart_of(spec, methods)))
     for svg in (first, second):
         assert not re.search(r"#[0-9a-fA-F]{6}|https?:|<style|<script|font-family", svg)
         root = ElementTree.fromstring(svg)
@@ -64,7 +63,7 @@ def test_every_variable_has_both_themes() -> None:
 def test_a_chart_draws_the_same_twice(methods: list[Method]) -> None:
     chart = chart_of(SPECS[0], methods)
     assert chart is not None
-    assert draw_svg(chart) == draw_svg(chart)
+    assert draw(chart) == draw(chart)
 
 
 def test_the_budget_is_drawn_beside_its_kl(methods: list[Method]) -> None:
@@ -89,10 +88,10 @@ def test_without_its_metric_there_is_no_figure(tmp_path: Path) -> None:
     chart = chart_of(SPECS[0], methods)
     assert chart is not None
     assert "run: 50.0% at 0." in chart.alt
-    assert draw_svg(chart)
+    assert draw(chart).svg
 
 
-def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+def test_names_are_text_and_nothing_else() -> None:
     chart = Chart(
         "key",
         "title",
@@ -104,10 +103,9 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
             Line("$x", 1, np.ones(1), np.ones(1)),
         ],
     )
-    texts = [text.text for text in ElementTree.fromstring(draw_svg(chart)).iter("text")]
+    texts = [text.text for text in ElementTree.fromstring(draw(chart).svg).iter("text")]
     assert HOSTILE[:40] in texts
     assert "$x" in texts
-    draw_png(chart, tmp_path / "figure.png")
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-12, 5.0, -3.0])
@@ -115,7 +113,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 def test_flat_and_single_lines_are_drawn(value: float, log: bool) -> None:
     line = Line("flat", 0, np.arange(4.0), np.full(4, value), marked=True)
     chart = Chart("k", "t", "c", "step", "y", [line], log=log and value > 0, shaded=[2])
-    assert draw_svg(chart)
+    assert draw(chart).svg
 
 
 def test_diagnostics_have_their_figures() -> None:
@@ -129,7 +127,7 @@ def test_diagnostics_have_their_figures() -> None:
         "auroc",
     ]
     for chart in charts:
-        assert draw_svg(chart)
+        assert draw(chart).svg
     gain = charts[2]
     assert [line.label for line in gain.lines] == ["teacher continues", "student continues"]
     assert gain.lines[0].y.tolist() == [0.25, 0.25]

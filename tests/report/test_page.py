@@ -156,6 +156,13 @@ def test_a_page_says_what_is_missing(tmp_path: Path) -> None:
     assert not outline.of("svg")
 
 
+def test_a_vanilla_run_has_no_policy_to_plot(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "plain", lines(budget=0.0), behavior__kind="vanilla")
+    _, outline = page_of(run, out=tmp_path / "out")
+    assert "The student drew every token alone." in outline.text
+    assert "Blend weight β" not in outline.text
+
+
 def test_without_gold_answers_excerpts_remain(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     write_diagnostics(run / "diagnostics.json", made_up(rewarded=False))

@@ -64,6 +64,7 @@ class _Bench:
     verifier: Verifier
 
     def run(self, say: Say, begun: float) -> Diagnostics:
+        """Draw, continue, score; `begun` is when the work, loading included, began."""
         drawn: dict[float, Rollout] = {}
         for budget in self.sizes.budgets:
             say(f"rollouts of {len(self.prompts)} prompts under budget {budget:g}")

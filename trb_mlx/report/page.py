@@ -18,7 +18,7 @@ from trb_mlx.report.curve_charts import SECTIONS, SPECS, chart_of
 from trb_mlx.report.curves import Method, RunData
 from trb_mlx.report.diagnostic_charts import diagnostic_charts
 from trb_mlx.report.diagnostics import Diagnostics
-from trb_mlx.report.plots import draw_png, draw_svg
+from trb_mlx.report.plots import Drawing, draw
 from trb_mlx.report.results import (
     describe_behavior,
     differences,
@@ -35,12 +35,13 @@ EDGES = (0.25, 1.0, 3.0, 8.0)
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its figures, and the titles of those that lack a metric."""
+    """A part of the page: its figures, the titles of those that lack a metric, and a note."""
 
     key: str
     title: str
     charts: Sequence[Chart]
     missing: Sequence[str]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,28 +71,35 @@ def write_report(
         OSError: a file could not be written.
     """
     sections, examined = make_sections(methods), examinations(methods, measured)
-    out.mkdir(parents=True, exist_ok=True)
+    parts: list[Section | Examination] = [*sections, *examined]
+    drawings = {chart.key: draw(chart) for part in parts for chart in part.charts}
     page = out / "index.html"
     with replacing(page) as draft:
-        draft.write_text(render(methods, sections, examined), encoding="utf-8")
-    parts: list[Section | Examination] = [*sections, *examined]
-    charts = [chart for part in parts for chart in part.charts]
-    files = [out / f"{chart.key}.png" for chart in charts]
-    for chart, file in zip(charts, files, strict=True):
-        with replacing(file) as draft:
-            draw_png(chart, draft)
-    return [page, *files]
+        draft.write_text(render(methods, sections, examined, drawings), encoding="utf-8")
+    for key, drawing in drawings.items():
+        with replacing(out / f"{key}.png") as draft:
+            draft.write_bytes(drawing.png)
+    return [page, *(out / f"{key}.png" for key in drawings)]
 
 
 def make_sections(methods: Sequence[Method]) -> list[Section]:
-    """The sections of curves that have anything to show or to miss."""
+    """The sections of curves; instead of lines at zero a sentence where no policy blended."""
     sections = []
     for key, title in SECTIONS.items():
+        if key == "behavior" and _student_alone(methods):
+            sections.append(Section(key, title, [], [], "The student drew every token alone."))
+            continue
         found = [(spec, chart_of(spec, methods)) for spec in SPECS if spec.section == key]
         charts = [chart for _, chart in found if chart is not None]
         missing = [spec.title for spec, chart in found if chart is None]
         sections.append(Section(key, title, charts, missing))
     return sections
+
+
+def _student_alone(methods: Sequence[Method]) -> bool:
+    """Whether metrics say of every run that β was 0 throughout."""
+    found = [run.points("trb/beta_mean").values() for method in methods for run in method.runs]
+    return all(weights and not any(weights) for weights in found)
 
 
 def examinations(
@@ -113,7 +121,10 @@ def examinations(
 
 
 def render(
-    methods: Sequence[Method], sections: Sequence[Section], examined: Sequence[Examination]
+    methods: Sequence[Method],
+    sections: Sequence[Section],
+    examined: Sequence[Examination],
+    drawings: Mapping[str, Drawing],
 ) -> str:
     """The page. Everything but our own SVG and CSS is escaped: prompts may hold anything."""
     first = methods[0].runs[0]
@@ -147,7 +158,7 @@ def render(
         "light": LIGHT,
         "dark": DARK,
         "edges": EDGES,
-        "svg": draw_svg,
+        "drawings": drawings,
         "numbers": numbers,
     }
     return environment.get_template("report.html.j2").render(context)

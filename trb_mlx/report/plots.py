@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -44,20 +44,23 @@ STYLE: Any = {
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its font cache is not news
 
 
-def draw_svg(chart: Chart) -> str:
-    """The chart as an `<svg>` element whose colours are the page's CSS variables."""
-    with mpl.rc_context(STYLE):
-        out = io.StringIO()
-        _draw(chart).savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return inline_svg(out.getvalue(), chart.key, chart.alt)
+@dataclass(frozen=True)
+class Drawing:
+    """A chart as an `<svg>` whose colours are the page's CSS variables, and as PNG bytes."""
+
+    svg: str
+    png: bytes
 
 
-def draw_png(chart: Chart, path: Path) -> None:
-    """The chart with its title, on white."""
+def draw(chart: Chart) -> Drawing:
+    """Both forms of a chart; the PNG, which stands alone, has its title and a white ground."""
     with mpl.rc_context(STYLE):
         figure = _draw(chart)
+        vector, pixels = io.StringIO(), io.BytesIO()
+        figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None})
         figure.suptitle(chart.title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-        figure.savefig(path, format="png", dpi=DPI, facecolor=LIGHT["page"])
+        figure.savefig(pixels, format="png", dpi=DPI, facecolor=LIGHT["page"])
+    return Drawing(inline_svg(vector.getvalue(), chart.key, chart.alt), pixels.getvalue())
 
 
 def _draw(chart: Chart) -> Figure:
