@@ -12,20 +12,19 @@ from rich.console import Console
 from trb_mlx.config import Config
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
 from trb_mlx.export.files import disk_errors
 from trb_mlx.export.keeper import Keeper
 from trb_mlx.export.starting import start_from, with_adapter
-from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
-from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter, read_lines
+from trb_mlx.report.tracking import make_reporters
+from trb_mlx.report.writers import MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive
 from trb_mlx.rollout.kv_cache import can_rewind
@@ -172,9 +171,7 @@ class _Session:
             self.ledger,
             ProgressHook(console, self.config.train.steps, run.report_every),
         ]
-        if run.report_to:
-            hooks.append(_reporter(self.config, self.folder))
-        return hooks
+        return [*hooks, *make_reporters(self.config, self.folder.path)]
 
     def _keeper(self) -> Keeper:
         student, teacher = self.pair.student.model, self.pair.teacher.model
@@ -200,20 +197,6 @@ class _Session:
         if step == 0 and self.config.eval.teacher:
             metrics |= self.evaluator.teacher()
         return metrics | {"time/eval_s": time.perf_counter() - begun}
-
-
-def _reporter(config: Config, folder: RunFolder) -> Hook:
-    try:
-        callback = mlxlm.get_reporting_callbacks(
-            config.run.report_to,
-            project_name=config.run.project_name or "trb-mlx",
-            log_dir=str(folder.path),
-            config=config.model_dump(mode="json"),
-        )
-    except (ImportError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise UserError(f"run.report_to {config.run.report_to}: {reason}.") from error
-    return CallbackReporter(callback)
 
 
 def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
