@@ -21,7 +21,7 @@ ROOMS = [
     {"run_folder"},
     {"export"},
     {"report"},
-    {"runs", "inference"},
+    {"runs", "inference", "evaluating"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -13,12 +13,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one."""
+    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one.
+
+    `grader` names the item of a generated family whose own scorer knows what is right
+    (`data.gym`).
+    """
 
     index: int
     text: str
     tokens: tuple[int, ...]
     answer: str | None = None
+    grader: str | None = None
 
 
 @dataclass(frozen=True)

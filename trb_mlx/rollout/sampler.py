@@ -10,7 +10,7 @@ import numpy as np
 
 from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.numerics import kl_divergence, total_variation
-from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
+from trb_mlx.ops.sampling import inverse_cdf, nucleus, row_uniforms
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.kv_cache import CachedModel, second_stream
 from trb_mlx.rollout.packing import pack_rollout
@@ -20,12 +20,17 @@ from trb_mlx.types import Job, Records, Rollout
 
 @dataclass(frozen=True)
 class Sampling:
-    """How rollouts are drawn: length limit, rows at once, temperature τ, K recorded (0: none)."""
+    """How rollouts are drawn: length limit, rows at once, temperature τ, K recorded (0: none).
+
+    `top_p` cuts the tail off one model's draws, in evaluations alone: training draws from the
+    whole distribution, and what is recorded is of the whole distribution.
+    """
 
     max_tokens: int
     batch_size: int = 64
     temperature: float = 1.0
     support: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
             if sampling.temperature == 0.0:
                 return _Drawn(mx.argmax(logits, axis=-1).astype(mx.int32), {})
             logprobs = tempered(logits, sampling.temperature)
-            drawn = inverse_cdf(logprobs, uniforms)
+            drawn = inverse_cdf(nucleus(logprobs, sampling.top_p), uniforms)
             if not sampling.support:
                 return _Drawn(drawn, {})
             return _Drawn(drawn, student_records(logits, logprobs, drawn, sampling.support))
