@@ -21,7 +21,7 @@ ROOMS = [
     {"run_folder"},
     {"export"},
     {"report"},
-    {"runs", "inference", "evaluating"},
+    {"runs", "inference", "evaluating", "comparing", "side_by_side"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

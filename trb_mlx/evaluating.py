@@ -15,7 +15,8 @@ from trb_mlx.errors import UserError
 from trb_mlx.inference import Target
 from trb_mlx.report.benchmark import Task, run_task, summarize
 from trb_mlx.report.intervals import Interval
-from trb_mlx.report.results import Line, ResultFolder, digest
+from trb_mlx.report.result_folder import Line, ResultFolder, digest
+from trb_mlx.train.interrupts import Interrupts
 from trb_mlx.types import Prompt
 
 Say = Callable[[str], None]
@@ -67,12 +68,13 @@ def evaluate(
     Raises:
         UserError: the problems cannot be read, or have no answers and no teacher is there to
             compare with; k is over the samples.
+        Interrupted: a signal came; the folder holds what is finished.
     """
     task = _task(target, skip, say)
     settings = _settings(target, task)
     folder = None if parent is None else ResultFolder(parent, name, settings)
     count = len(task.prompts)
-    with Verifier() as verifier:
+    with Interrupts().watching(), Verifier() as verifier:
         lines = run_task(task, folder, verifier, lambda done: progress(done, count))
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")

@@ -13,10 +13,10 @@ from trb_mlx.data.prompts import make_formatter
 from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import WEIGHTS, load_adapter, snapshot
-from trb_mlx.models.loading import load_model, prepare_backend
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, single
 from trb_mlx.report.evaluation import responses
-from trb_mlx.report.results import file_digest
+from trb_mlx.report.result_folder import file_digest
 from trb_mlx.report.writers import read_lines
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
@@ -52,6 +52,7 @@ def open_target(
     checkpoint: str,
     changes: Changes = (),
     with_teacher: bool = False,
+    teacher: LanguageModel | None = None,
 ) -> Target:
     """Load a run's student with its adapter, or a model with or without one.
 
@@ -61,6 +62,7 @@ def open_target(
         checkpoint: `final`, `best` (held out) or a step; of a run only.
         changes: dotted keys and values on top of the config.
         with_teacher: load `teacher.model` too.
+        teacher: take this one instead of loading it.
 
     Raises:
         UserError: the target is neither, or the adapter does not exist or fit.
@@ -76,7 +78,7 @@ def open_target(
     else:
         config = load_config(str(folder.config), changes)
     model = load_model(config.student)
-    pair = make_pair(model, load_model(config.teacher)) if with_teacher else None
+    pair = make_pair(model, teacher or load_model(config.teacher)) if with_teacher else None
     weights = _adapter_weights(adapter_path, folder, checkpoint)
     stops: Sequence[int] = ()
     if weights is not None:
@@ -106,7 +108,7 @@ def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
     """
     if checkpoint == "final":
         return folder.adapter_path / WEIGHTS
-    step = _best_step(folder) if checkpoint == "best" else checkpoint
+    step = best_step(folder) if checkpoint == "best" else checkpoint
     kept = sorted(int(path.name.split("_")[0]) for path in folder.adapter_path.glob(f"*_{WEIGHTS}"))
     if not str(step).isdigit() or int(step) not in kept:
         raise UserError(
@@ -116,8 +118,12 @@ def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
     return snapshot(folder.adapter_path, int(step))
 
 
-def _best_step(folder: RunFolder) -> int:
-    """The step with the highest held-out pass@1, or the lowest reverse KL where no answer is."""
+def best_step(folder: RunFolder) -> int:
+    """The step with the highest held-out pass@1, or the lowest reverse KL where no answer is.
+
+    Raises:
+        UserError: the run has no evaluation of a trained state.
+    """
     lines = read_lines(folder.metrics) if folder.metrics.exists() else []
     for name, sign in (("eval/pass@1", 1.0), ("eval/reverse_kl", -1.0)):
         scored = [(sign * line[name], line["step"]) for line in lines if line.get(name) is not None]

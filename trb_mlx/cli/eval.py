@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from trb_mlx.cli.failures import told_plainly
+from trb_mlx.cli.failures import going_on, told_plainly
 from trb_mlx.config_file import parse_override
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
 from trb_mlx.errors import UserError
@@ -93,7 +93,7 @@ def evaluate(
     opened = open_target(target, adapter_path, checkpoint, changes, with_teacher=wanted)
     parent = Path(out) if out else None if run is None else run.path / "eval"
     told = Console(stderr=True)
-    with Progress(console=told, transient=True, disable=not told.is_terminal) as bar:
+    with going_on(), Progress(console=told, transient=True, disable=not told.is_terminal) as bar:
         row = bar.add_task("problems", total=None)
         found = measure(
             opened,

@@ -16,7 +16,7 @@ from trb_mlx.report.distribution import NAMES, distribution_sums
 from trb_mlx.report.evaluation import answer_rewards, held_out_rollouts
 from trb_mlx.report.intervals import Interval, bootstrap_mean, bootstrap_ratio, bootstrap_share
 from trb_mlx.report.passk import pass_at_k
-from trb_mlx.report.results import Line, ResultFolder, digest
+from trb_mlx.report.result_folder import Line, ResultFolder, digest
 from trb_mlx.types import Prompt, Rollout
 
 # Rollouts of a problem that both models score in full: that costs as much as drawing them.

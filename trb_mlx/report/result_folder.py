@@ -39,9 +39,7 @@ class ResultFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"evaluation folder {self.path} cannot be used: {error}.") from error
         if found != json.loads(json.dumps(settings)):
-            raise UserError(
-                f"{kept} was changed; expected the settings that name its folder."
-            )
+            raise UserError(f"{kept} was changed; expected the settings that name its folder.")
         self._lines = self.path / "problems.jsonl"
 
     def lines(self) -> list[Line]:
