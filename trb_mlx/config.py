@@ -13,6 +13,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -173,6 +174,7 @@ class EvalConfig(Section):
     prompts: PositiveInt = 128
     samples: PositiveInt = 1
     temperature: Positive = 1.0
+    top_p: Share = 1.0
     max_tokens: PositiveInt | None = None
     teacher: bool = True
 

@@ -17,10 +17,10 @@ from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
 from trb_mlx.export.files import disk_errors
 from trb_mlx.export.keeper import Keeper
 from trb_mlx.export.starting import start_from, with_adapter
-from trb_mlx.models.loading import prepare_backend, resolve
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
-from trb_mlx.models.pair import Pair, load_pair
+from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
 from trb_mlx.report.tracking import make_reporters
@@ -37,8 +37,16 @@ from trb_mlx.train.work import TrainingWork
 from trb_mlx.types import Metrics
 
 
-def train_run(config: Config, folder: RunFolder, resume: bool, console: Console) -> None:
+def train_run(
+    config: Config,
+    folder: RunFolder,
+    resume: bool,
+    console: Console,
+    teacher: LanguageModel | None = None,
+) -> None:
     """Train from a config into a run folder, with progress on the console.
+
+    A `teacher` that is loaded already may be given; it is not changed.
 
     Raises:
         UserError: something in the config, the models or the data cannot be used; a folder
@@ -51,7 +59,7 @@ def train_run(config: Config, folder: RunFolder, resume: bool, console: Console)
     made = open_run(folder, config, resume)
     try:
         prepare_backend()
-        pair = load_pair(config.student, config.teacher)
+        pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
         config = with_template(config, pair)
         prompts = split_prompts(
             config, pair.student.model.tokenizer, lambda line: say(console, line)

@@ -13,12 +13,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one."""
+    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one.
+
+    `grader` names the item of a generated family whose own scorer knows what is right
+    (`data.gym`).
+    """
 
     index: int
     text: str
     tokens: tuple[int, ...]
     answer: str | None = None
+    grader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Job:
 class Sampling:
     """How rollouts are drawn: length limit, rows at once, temperature τ, K recorded (0: none).
 
-    With `keep_hidden`, the teacher's last hidden states are recorded too.
+    `top_p` cuts the tail off one model's draws, in evaluations alone: training draws from the
+    whole distribution, and what is recorded is of the whole distribution. With `keep_hidden`,
+    the teacher's last hidden states are recorded too.
     """
 
     max_tokens: int
@@ -51,6 +58,7 @@ class Sampling:
     temperature: float = 1.0
     support: int = 0
     keep_hidden: bool = False
+    top_p: float = 1.0
 
 
 @dataclass

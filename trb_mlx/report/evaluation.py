@@ -31,7 +31,8 @@ def held_out_rollouts(
         for prompt in prompts
         for number in range(config.samples)
     ]
-    return sample(scorer, jobs, Sampling(config.max_tokens, batch_size, config.temperature))
+    sampling = Sampling(config.max_tokens, batch_size, config.temperature, top_p=config.top_p)
+    return sample(scorer, jobs, sampling)
 
 
 def responses(scorer: Scorer, rollout: Rollout) -> list[str]:
@@ -46,12 +47,12 @@ def responses(scorer: Scorer, rollout: Rollout) -> list[str]:
 
 def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
     """1 or 0 for each rollout whose prompt has a gold answer; empty where none has."""
-    pairs = [
-        (text, job.prompt.answer)
+    items = [
+        (text, job.prompt.answer, job.prompt.grader)
         for text, job in zip(responses(scorer, rollout), rollout.jobs, strict=True)
         if job.prompt.answer is not None
     ]
-    return verifier.score_all(pairs)
+    return verifier.score_all(items)
 
 
 def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.numerics import kl_divergence, total_variation
-from trb_mlx.ops.sampling import inverse_cdf
+from trb_mlx.ops.sampling import inverse_cdf, nucleus
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.kv_cache import MergedDecoder, Prompts, make_decoder, second_stream
 from trb_mlx.rollout.recording import student_records, teacher_records, tempered
@@ -74,7 +74,7 @@ class Alone:
         """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
         self._scorer = scorer
         self._decoder = make_decoder(scorer)
-        self._temperature = sampling.temperature
+        self._temperature, self._top_p = sampling.temperature, sampling.top_p
         self._support = min(sampling.support, scorer.merge.size)
 
     def join(self, prompts: Prompts) -> None:
@@ -110,7 +110,8 @@ class Alone:
     def _pick(self, logits: mx.array, uniforms: mx.array) -> mx.array:
         if self._temperature == 0.0:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
-        return inverse_cdf(tempered(logits, self._temperature), uniforms)
+        logprobs = tempered(logits, self._temperature)
+        return inverse_cdf(nucleus(logprobs, self._top_p), uniforms)
 
 
 class Blended:
