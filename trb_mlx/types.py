@@ -59,6 +59,7 @@ class Records:
     teacher_entropy: np.ndarray  # [B, T]: τ
     student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+    corrected: np.ndarray  # bool [B, T]: the token replaced a draft that was rejected
 
     @classmethod
     def empty(cls, rows: int, length: int, support: int) -> Records:
@@ -70,7 +71,12 @@ class Records:
             "teacher_support": np.zeros(wide, np.float32),
         }
         values["overlap"] = np.zeros((rows, length), np.int32)
+        values["corrected"] = np.zeros((rows, length), bool)
         return cls(**values)
+
+    def cut(self, length: int) -> Records:
+        """The first `length` positions, as views."""
+        return Records(**{name: value[:, :length] for name, value in vars(self).items()})
 
 
 @dataclass
@@ -78,7 +84,8 @@ class Rollout:
     """A finished batch of rollouts.
 
     `tokens` is int32 `[B, T]`, right-padded; `lengths` `[B]` counts response tokens, the stop
-    token included; `stopped` `[B]` is False where the length limit cut the row.
+    token included; `stopped` `[B]` is False where the length limit cut the row. `rounds` adds up
+    the rows of every round of decoding, and `drafted` the tokens drafted for them.
     """
 
     jobs: list[Job]
@@ -87,6 +94,8 @@ class Rollout:
     stopped: np.ndarray
     records: Records | None = None
     temperature: float = 1.0
+    rounds: int = 0
+    drafted: int = 0
 
     @property
     def mask(self) -> np.ndarray:

@@ -10,13 +10,15 @@ from typing import Any
 
 import mlx.nn as nn
 from mlx_lm import load
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import _get_classes, dequantize_model, load_tokenizer, quantize_model
 
 __all__ = [
+    "KVCache",
+    "RotatingKVCache",
     "TokenizerWrapper",
     "dequantize_model",
     "get_reporting_callbacks",
