@@ -18,9 +18,10 @@ from trb_mlx.config import BehaviorConfig, LoraConfig, LossConfig, ModelConfig, 
 from trb_mlx.export.adapters import WEIGHTS, adapter_config, load_adapter, save_adapters
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
-from trb_mlx.models.mlxlm import make_prompt_cache
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.draft_length import Fixed
+from trb_mlx.rollout.kv_cache import can_rewind
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
@@ -33,11 +34,10 @@ LORA = LoraConfig(rank=4)
 WIDE = {"hidden_size": 48, "block_dim": 48}
 WIDE_BY_FAMILY = {
     "phi3": {"hidden_size": 64},
-    "mamba2": {"hidden_size": 48, "num_heads": 6, "intermediate_size": 96},
+    "mamba2": {"hidden_size": 48, "num_heads": 6},
 }
-# Their caches cannot go back by a token, because a state has already swallowed it: recurrent
-# states and convolutions. A window can, until it is full. What cannot rewind is decoded token
-# by token.
+# Recurrent states and short convolutions have swallowed a token once it is read, and cannot take it
+# back: these models are decoded token by token, whatever `rollout.draft_length` says.
 CANNOT_REWIND = {"lfm2", "mamba2", "qwen3_next"}
 
 
@@ -67,14 +67,15 @@ def pair(family: list[Path]) -> Pair:
     return load_pair(ModelConfig(model=str(student)), ModelConfig(model=str(teacher)))
 
 
-def blended(pair: Pair) -> Rollout:
+def blended(pair: Pair, length: int) -> Rollout:
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=0.05))
-    return sample_blended(pair.student, pair.teacher, jobs(), SAMPLING, behavior, 0.05)
+    return sample_blended(pair, jobs(), SAMPLING, behavior, 0.05, Fixed(length))
 
 
-def test_blended_rollouts_keep_their_budget_and_their_draws(pair: Pair) -> None:
-    rollout, again = blended(pair), blended(pair)
-    np.testing.assert_array_equal(rollout.tokens, again.tokens)
+def test_drafted_blocks_draw_what_single_tokens_draw(pair: Pair) -> None:
+    """Drafted or token by token, the draws are the same, within the budget, of shared tokens."""
+    rollout, drafted = blended(pair, 1), blended(pair, 4)
+    np.testing.assert_array_equal(rollout.tokens, drafted.tokens)
     assert rollout.records is not None
     spent = rollout.records.kl_behavior[rollout.mask]
     assert 0 < spent.max() <= 0.05 * 1.001
@@ -94,7 +95,7 @@ def test_a_step_learns_and_its_adapters_travel(
     score(pair.teacher, rollout, 8)
     first = stepper.update(rollout, 0.01)
     assert first["logprob_gap"] < 1e-3  # drawing with a cache and training without one agree
-    for _ in range(3):
+    for _ in range(8):
         last = stepper.update(rollout, 0.01)
     assert last["loss"] < 0.95 * first["loss"]
     details = adapter_config(student.module, LORA, student.name, [256, 258])
@@ -113,7 +114,6 @@ def test_adapters_reach_every_block(pair: Pair) -> None:
     assert len(blocks) == len(pair.student.model.module.layers)
 
 
-def test_which_caches_rewind_is_known(family: list[Path]) -> None:
-    kind = family[0].name
-    cache = make_prompt_cache(load_model(ModelConfig(model=str(family[0]))).module)
-    assert all(layer.is_trimmable() for layer in cache) == (kind not in CANNOT_REWIND)
+def test_who_falls_back_to_single_tokens_is_known(family: list[Path], pair: Pair) -> None:
+    for scorer in (pair.student, pair.teacher):
+        assert can_rewind(scorer) == (family[0].name not in CANNOT_REWIND)

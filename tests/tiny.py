@@ -38,6 +38,29 @@ EXTRAS: dict[str, dict[str, object]] = {
     },
     "phi3": {},
     "smollm3": {"no_rope_layer_interval": 2},
+    "gemma2": {"query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
+    "cohere": {"logit_scale": 0.25, "layer_norm_eps": 1e-5},
+    "granite": {
+        "logits_scaling": 4.0,
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 2.0,
+        "residual_multiplier": 0.5,
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
+    "mamba2": {  # recurrent throughout
+        "num_heads": 4,
+        "head_dim": 16,
+        "state_size": 8,
+        "conv_kernel": 4,
+        "n_groups": 1,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_limit": [0.0, 100.0],
+        "time_step_rank": 2,
+        "layer_norm_epsilon": 1e-5,
+        "chunk_size": 8,
+    },
     "gemma3_text": {
         "num_hidden_layers": 3,
         "sliding_window": 8,
@@ -57,19 +80,6 @@ EXTRAS: dict[str, dict[str, object]] = {
         "block_ffn_dim_multiplier": 1.0,
         "block_auto_adjust_ff_dim": False,
     },
-    "mamba2": {  # recurrent throughout
-        "num_heads": 4,
-        "head_dim": 16,
-        "intermediate_size": 64,
-        "state_size": 8,
-        "conv_kernel": 4,
-        "n_groups": 1,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "layer_norm_epsilon": 1e-5,
-        "time_step_limit": [0.0, 1000.0],
-        "time_step_rank": "auto",
-    },
     "qwen3_next": {  # gated delta rule and attention, experts
         "num_hidden_layers": 2,
         "full_attention_interval": 2,
@@ -87,32 +97,7 @@ EXTRAS: dict[str, dict[str, object]] = {
         "partial_rotary_factor": 0.5,
     },
 }
-# Models with other heads; not every one of them decodes in batches in mlx-lm.
-HEADS = {
-    "gemma2": {"query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
-    "cohere": {"logit_scale": 0.25, "layer_norm_eps": 1e-5},
-    "granite": {
-        "logits_scaling": 4.0,
-        "attention_multiplier": 0.3,
-        "embedding_multiplier": 2.0,
-        "residual_multiplier": 0.5,
-        "attention_bias": False,
-        "mlp_bias": False,
-    },
-    "mamba2": {
-        "num_heads": 4,
-        "head_dim": 16,
-        "state_size": 8,
-        "conv_kernel": 4,
-        "n_groups": 1,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "time_step_limit": [0.0, 100.0],
-        "time_step_rank": 2,
-        "layer_norm_epsilon": 1e-5,
-        "chunk_size": 8,
-    },
-}
+HEADS = ("gemma2", "cohere", "granite", "mamba2")  # other than a bare projection
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -162,7 +147,7 @@ def make_model(
         "vocab_size": vocab,
         "eos_token_id": ids if len(ids) > 1 else ids[0],
         **SIZES,
-        **(EXTRAS | HEADS)[kind],
+        **EXTRAS[kind],
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))
