@@ -29,12 +29,14 @@ from trb_mlx.report.diagnostics import (
 from trb_mlx.report.evaluation import answer_rewards, responses
 from trb_mlx.report.excerpts import excerpt
 from trb_mlx.rollout.behavior import Behavior, make_behavior
+from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 # Draws keyed apart from training and evaluation; continuations take the numbers above.
 STREAM = 2**41
 EXCERPTS = 3
+DRAFT_LENGTH = 4  # the law does not depend on it
 Say = Callable[[str], None]
 
 
@@ -92,12 +94,14 @@ class _Bench:
         """One rollout a prompt by the behavior policy of step 0, with both models' records."""
         seed = self.config.train.seed
         jobs = [Job(p, RolloutKey(seed, STREAM, p.index, 0)) for p in self.prompts]
-        student, teacher = self.pair.student, self.pair.teacher
         if behavior.needs_teacher(0):
             budget = behavior.budget(0)
-            return sample_blended(student, teacher, jobs, self._sampling, behavior, budget)
-        rollout = sample(student, jobs, self._sampling)
-        score(teacher, rollout, self.config.train.micro_batch_size)
+            drafting = Fixed(DRAFT_LENGTH)
+            return sample_blended(self.pair, jobs, self._sampling, behavior, budget, drafting)
+        rollout = sample(self.pair.student, jobs, self._sampling)
+        train = self.config.train
+        sizes = train.micro_batch_size, train.micro_batch_tokens
+        score(self.pair.teacher, rollout, sizes, keep_hidden=False)
         return rollout
 
     def _own(self, drawn: dict[float, Rollout]) -> tuple[str, Rollout]:
