@@ -114,7 +114,7 @@ def examinations(
             f"diagnostics-{place}",
             run.name,
             measured[run.name],
-            diagnostic_charts(measured[run.name], f"{place}-" if len(chosen) > 1 else ""),
+            diagnostic_charts(measured[run.name], f"run{place}-" if len(chosen) > 1 else ""),
         )
         for place, run in enumerate(chosen, start=1)
     ]
