@@ -96,11 +96,23 @@ class RolloutConfig(Section):
 
 
 class BehaviorConfig(Section):
-    """Who draws the tokens; `budget` is ε_0 in nats, `warmup_steps` the horizon K."""
+    """Who draws the tokens; each kind reads the keys named with it (docs/math.md, Methods).
 
-    kind: Literal["vanilla", "trb", "fixed"] = "trb"
+    vanilla: the student alone.
+    trb: the trust-region blend, its `budget` ε_0 (nats) falling to 0 over `warmup_steps`.
+    fixed: the same blend under `budget` for the whole run.
+    skd: the student's token if it is in the teacher's `top_k`, else a fresh one of the teacher's
+        whole distribution at `teacher_temperature`.
+    temperature: the student alone, its temperature rising from `start_temperature` times
+        `rollout.temperature` to `rollout.temperature` over `warmup_steps`.
+    """
+
+    kind: Literal["vanilla", "trb", "fixed", "skd", "temperature"] = "trb"
     budget: NonNegative = 0.02
     warmup_steps: Count = 50
+    top_k: PositiveInt = 25
+    teacher_temperature: Positive = 1.0
+    start_temperature: Positive = 0.9
 
 
 class LossConfig(Section):
@@ -178,3 +190,12 @@ class Config(Section):
 
 # What a resumed run may change: how long it goes on, what it reports, and where things lie.
 RESUMABLE = ("train.steps", "run")
+
+# key → (the key that decides whether it is read, the values with which it is).
+READ_WITH = {
+    "behavior.budget": ("behavior.kind", {"trb", "fixed"}),
+    "behavior.warmup_steps": ("behavior.kind", {"trb", "temperature"}),
+    "behavior.top_k": ("behavior.kind", {"skd"}),
+    "behavior.teacher_temperature": ("behavior.kind", {"skd"}),
+    "behavior.start_temperature": ("behavior.kind", {"temperature"}),
+}

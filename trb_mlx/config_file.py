@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trb_mlx.config import Config
+from trb_mlx.config import READ_WITH, Config
 from trb_mlx.errors import UserError
 
 
@@ -36,7 +36,7 @@ _Loader.add_implicit_resolver(
 
 
 def find_config(name: str) -> Path:
-    """The file of a path, or of a shipped config's name (`small`).
+    """The file of a path, or of a shipped config's name (`small`, `methods/skd`).
 
     Raises:
         UserError: if neither exists; names the nearest shipped config.
@@ -44,15 +44,26 @@ def find_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = {file.stem: file for file in sorted(_shipped_folder().glob("*.yaml"))}
+    folder = _shipped_folder()
+    shipped = {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for file in sorted(folder.rglob("*.yaml"))
+    }
     if name in shipped:
         return shipped[name]
     if path.is_dir():
         raise UserError(f"config {name} is a folder, and a YAML file was expected.")
     raise UserError(
         f"config {name} does not exist; expected a YAML file or the name of a shipped config"
-        f"{nearest(path.stem, shipped)} (shipped: {', '.join(shipped) or 'none'})."
+        f"{_nearest_shipped(path, shipped)} (shipped: {', '.join(shipped) or 'none'})."
     )
+
+
+def _nearest_shipped(path: Path, shipped: Iterable[str]) -> str:
+    """`; did you mean X?` by the file's own name, whatever folder it is looked for in."""
+    stems = {name.rpartition("/")[2]: name for name in shipped}
+    found = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)
+    return f"; did you mean {stems[found[0]]}?" if found else ""
 
 
 def _shipped_folder() -> Path:
@@ -138,6 +149,21 @@ def flatten(config: Config) -> dict[str, Any]:
 
     walk("", config.model_dump(mode="json"))
     return flat
+
+
+def unread_keys(config: Config) -> list[str]:
+    """One sentence for each key that was changed but that the chosen methods do not read."""
+    given, defaults = flatten(config), _defaults()
+    return [
+        f"{key} is {given[key]!r}, but {decider} {given[decider]} does not use it."
+        for key, (decider, values) in READ_WITH.items()
+        if given[decider] not in values and given[key] != defaults[key]
+    ]
+
+
+def _defaults() -> dict[str, Any]:
+    models = {"teacher": {"model": ""}, "student": {"model": ""}}
+    return flatten(Config.model_validate(models))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

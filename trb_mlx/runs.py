@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from trb_mlx.config import Config
+from trb_mlx.config_file import unread_keys
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
@@ -209,6 +210,8 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
+    for sentence in unread_keys(config):
+        say(console, f"note: {sentence}")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
 

@@ -56,8 +56,9 @@ class TrainingWork:
         """The rollouts of one step, with both models' records."""
         jobs = self._jobs(step)
         settings = self.config.rollout
+        temperature = settings.temperature * self.behavior.temperature(step)
         sampling = Sampling(
-            settings.max_tokens, settings.batch_size, settings.temperature, self.config.loss.top_k
+            settings.max_tokens, settings.batch_size, temperature, self.config.loss.top_k
         )
         if self.behavior.needs_teacher(step):
             return sample_blended(
