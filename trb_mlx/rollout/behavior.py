@@ -100,7 +100,7 @@ def skd(config: BehaviorConfig) -> Behavior:
     """SKD: a student token outside the teacher's top-K is drawn afresh by the teacher.
 
     The coupling of `trb_mlx.ops.coupling` emits this law too: it keeps every draft in the
-    top-K, and outside it those few that the fresh draw would give again.
+    top-K, and of the others as many as fresh draws would give anyway.
     """
 
     def blend(student_logprobs: mx.array, teacher_logprobs: mx.array, budget: mx.array) -> Blend:
