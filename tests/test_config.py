@@ -23,7 +23,7 @@ from trb_mlx.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
-METHOD_KEYS = ("behavior.", "target.", "loss.", "train.sft_steps")
+METHOD_KEYS = ("behavior.", "target.", "loss.")
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}
 
 
@@ -74,6 +74,15 @@ def test_paper_hyperparameters_are_the_defaults() -> None:
         (MODELS | {"behavior": {"budget": float("nan")}}, "behavior.budget is nan"),
         (MODELS | {"behavior": {"kind": "fxed"}}, "did you mean fixed?"),
         (MODELS | {"train": None}, "train is an empty value"),
+        (
+            MODELS | {"target": {"kind": "veto"}},
+            "my.yaml: target.kind veto needs both models' whole distributions, and loss.mode tail "
+            "keeps the student's top-k only; set loss.mode: exact.",
+        ),
+        (MODELS | {"loss": {"divergence": "jsd"}}, "loss.divergence jsd needs both models'"),
+        (MODELS | {"loss": {"divergence": "jds"}}, "did you mean jsd?"),
+        (MODELS | {"loss": {"beta": 1.5}}, "loss.beta is 1.5 (float)"),
+        (MODELS | {"target": {"power": 1.0}}, "target.power is 1.0 (float)"),
         (
             {"teacher": {"model": "t", "quantize": {"bits": 7}}, "student": {"model": "s"}},
             "teacher.quantize.bits is 7",
@@ -147,7 +156,7 @@ def test_the_table_of_read_keys_names_keys_and_values_of_the_schema() -> None:
     for key, (decider, values) in READ_WITH.items():
         assert key in flat
         for value in values:
-            assert load_config("small", [(decider, value)])
+            assert load_config("small", [(decider, value), ("loss.mode", "exact")])
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "methods").iterdir()), ids=lambda path: path.stem)

@@ -5,9 +5,10 @@ Knows no mlx. Every key is defined here and nowhere else.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -116,10 +117,34 @@ class BehaviorConfig(Section):
 
 
 class LossConfig(Section):
-    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`)."""
+    """A divergence on the student's top-k support, or over the whole vocabulary (`exact`).
+
+    `beta` leads the generalised Jensen-Shannon divergence (jsd) from forward KL at 0 to reverse
+    KL at 1. Forward KL and jsd need the whole vocabulary.
+    """
 
     mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
     top_k: PositiveInt = 16
+    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class TargetConfig(Section):
+    """What the student is pulled to at a visited prefix (docs/math.md, Methods).
+
+    kind: the teacher, or Veto's bridge Q ∝ π_T·π_S^b, which needs the whole vocabulary.
+    power: b_0 of the bridge, falling to 0 over `warmup_steps`.
+    corrections: `match` treats tokens that replaced a student's draft as all others; `top_token`
+        trains them towards the teacher's likeliest token by cross-entropy (SAKI).
+    sft_steps: in so many first steps the teacher answers the prompts and the student trains on
+        its tokens by cross-entropy; behavior, target and loss take over afterwards.
+    """
+
+    kind: Literal["teacher", "veto"] = "teacher"
+    power: Fraction = 0.4
+    warmup_steps: Count = 50
+    corrections: Literal["match", "top_token"] = "match"
+    sft_steps: Count = 0
 
 
 class TrainConfig(Section):
@@ -182,10 +207,30 @@ class Config(Section):
     prompt: PromptConfig = PromptConfig()
     rollout: RolloutConfig = RolloutConfig()
     behavior: BehaviorConfig = BehaviorConfig()
+    target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _whole_vocabulary_where_needed(self) -> Self:
+        needing = [
+            f"{key} {value}"
+            for key, value, plain in (
+                ("target.kind", self.target.kind, "teacher"),
+                ("loss.divergence", self.loss.divergence, "reverse_kl"),
+            )
+            if value != plain
+        ]
+        if needing and self.loss.mode != "exact":
+            raise PydanticCustomError(
+                "contradiction",
+                "{method} needs both models' whole distributions, and loss.mode {mode} keeps the "
+                "student's top-k only; set loss.mode: exact.",
+                {"method": needing[0], "mode": self.loss.mode},
+            )
+        return self
 
 
 # What a resumed run may change: how long it goes on, what it reports, and where things lie.
@@ -198,4 +243,8 @@ READ_WITH = {
     "behavior.top_k": ("behavior.kind", {"skd"}),
     "behavior.teacher_temperature": ("behavior.kind", {"skd"}),
     "behavior.start_temperature": ("behavior.kind", {"temperature"}),
+    "target.power": ("target.kind", {"veto"}),
+    "target.warmup_steps": ("target.kind", {"veto"}),
+    "target.corrections": ("behavior.kind", {"trb", "fixed", "skd"}),
+    "loss.beta": ("loss.divergence", {"jsd"}),
 }

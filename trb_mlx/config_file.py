@@ -189,6 +189,8 @@ def _sentence(error: ErrorDetails) -> str:
     """One sentence of pydantic's first complaint, with the key's full path."""
     path = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
+    if kind == "contradiction":  # between keys, so the sentence names them itself
+        return error["msg"]
     if kind == "extra_forbidden":
         return f"{path} is not a known key{_nearest_key(error['loc'])}"
     if kind == "missing":

@@ -96,7 +96,7 @@ class _Session:
         add_lora(module, config.lora, config.train.seed)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
-        objective = make_objective(config.loss, pair, config.rollout.temperature)
+        objective = make_objective(config.loss, pair, config.target)
         self.stepper = Stepper(module, objective, config.train)
         self.work = TrainingWork(
             config,

@@ -59,6 +59,8 @@ class Records:
     teacher_entropy: np.ndarray  # [B, T]: τ
     student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+    corrected: np.ndarray  # bool [B, T]: the token replaced a draft that was rejected
+    teacher_top: np.ndarray  # int32 [B, T]: the teacher's likeliest id
 
     @classmethod
     def empty(cls, rows: int, length: int, support: int) -> Records:
@@ -70,6 +72,8 @@ class Records:
             "teacher_support": np.zeros(wide, np.float32),
         }
         values["overlap"] = np.zeros((rows, length), np.int32)
+        values["corrected"] = np.zeros((rows, length), bool)
+        values["teacher_top"] = np.zeros((rows, length), np.int32)
         return cls(**values)
 
 
@@ -87,6 +91,11 @@ class Rollout:
     stopped: np.ndarray
     records: Records | None = None
     temperature: float = 1.0
+
+    @property
+    def step(self) -> int:
+        """The training step, counted from 0, that all jobs of the batch belong to."""
+        return self.jobs[0].key.step
 
     @property
     def mask(self) -> np.ndarray:

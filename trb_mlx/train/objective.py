@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from trb_mlx.config import LossConfig
+from trb_mlx.config import LossConfig, TargetConfig
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.vocab import shared_logits
 from trb_mlx.rollout.packing import Packed
-from trb_mlx.rollout.recording import at_tokens, tempered
+from trb_mlx.rollout.recording import at_tokens
+from trb_mlx.train.target import make_pull, make_reverse_kl, pull_arrays
 from trb_mlx.types import Rollout
 
 Batch = dict[str, mx.array]
@@ -36,29 +36,26 @@ class Objective:
     loss: Callable[[Batch], tuple[mx.array, Metrics]]
 
 
-def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Objective:
+def make_objective(config: LossConfig, pair: Pair, target: TargetConfig | None = None) -> Objective:
     """The objective that a config names; its loss runs the student as it is now."""
+    target = target or TargetConfig()
     student = pair.student
+    pull, reverse_kl = make_pull(config, target), make_reverse_kl(config, target)
 
     def batch(rollout: Rollout, packed: Packed, total: int) -> Batch:
-        return _batch(rollout, packed, total, None if config.mode != "exact" else pair)
-
-    def divergence(logits: mx.array, arrays: Batch, mode: str) -> mx.array:
-        if mode == "exact":
-            return reverse_kl(logits, arrays["teacher"])
-        teacher = arrays["teacher_support"], arrays["teacher_rest"]
-        return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
+        arrays = _batch(rollout, packed, total, None if config.mode != "exact" else pair)
+        return arrays | pull_arrays(target, rollout, packed)
 
     def loss(arrays: Batch) -> tuple[mx.array, Metrics]:
         hidden = student.model.module(arrays["ids"])
         logits = hidden.reshape(-1, hidden.shape[-1])[arrays["positions"]]
         logits = shared_logits(logits, student.merge)
-        per_token = divergence(logits, arrays, config.mode)
+        per_token = pull(logits, arrays)
         fixed = mx.stop_gradient(logits)
-        now = at_tokens(tempered(fixed, temperature), arrays["tokens"])
+        now = at_tokens(log_softmax(fixed / arrays["temperature"]), arrays["tokens"])
         measures = {"logprob_gap": mx.abs(now - arrays["student_logprob"])}
-        if config.mode not in ("tail", "exact"):
-            measures["reverse_kl"] = divergence(fixed, arrays, "tail")
+        if reverse_kl is not None:
+            measures["reverse_kl"] = reverse_kl(fixed, arrays)
         weights = arrays["weights"]
         return _weighted_sum(per_token, weights), {
             name: _weighted_sum(values, weights) for name, values in measures.items()
@@ -82,6 +79,7 @@ def _batch(rollout: Rollout, packed: Packed, total: int, pair: Pair | None) -> B
         "positions": packed.positions,
         "tokens": packed.flat(rollout.tokens),
         "student_logprob": packed.flat(records.student_logprob),
+        "temperature": mx.full((packed.positions.size, 1), rollout.temperature, dtype=mx.float32),
         "weights": mx.where(places < packed.count, 1.0 / total, 0.0),
     }
     if pair is not None:

@@ -15,9 +15,11 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.rollout.scoring import score_teacher_rollout
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
 from trb_mlx.train.step import Stepper
+from trb_mlx.train.target import is_supervised
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, StepResult
 
 
@@ -48,13 +50,15 @@ class TrainingWork:
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
         metrics["skipped_updates"] = float(self.stepper.skipped)
-        metrics |= rollout_metrics(rollout, self.behavior.budget(step)) | reward_metrics(rewards)
+        metrics |= rollout_metrics(rollout, self._budget(step)) | reward_metrics(rewards)
         metrics |= _timings(rollout, drawn - begin, updated - drawn, time.perf_counter() - updated)
         return StepResult(step + 1, metrics, rollout, rewards)
 
     def roll_out(self, step: int) -> Rollout:
         """The rollouts of one step, with both models' records."""
         jobs = self._jobs(step)
+        if is_supervised(self.config.target, step):
+            return self._taught(jobs)
         settings = self.config.rollout
         temperature = settings.temperature * self.behavior.temperature(step)
         sampling = Sampling(
@@ -71,6 +75,18 @@ class TrainingWork:
             )
         rollout = sample(self.pair.student, jobs, sampling)
         score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
+        return rollout
+
+    def _budget(self, step: int) -> float:
+        """ε, which is 0 where no behavior policy draws."""
+        return 0.0 if is_supervised(self.config.target, step) else self.behavior.budget(step)
+
+    def _taught(self, jobs: list[Job]) -> Rollout:
+        """The teacher's own rollouts, with both models' records."""
+        settings, rows = self.config.rollout, self.config.train.micro_batch_size
+        sampling = Sampling(settings.max_tokens, settings.batch_size, settings.temperature)
+        rollout = sample(self.pair.teacher, jobs, sampling)
+        score_teacher_rollout(self.pair, rollout, self.config.loss.top_k, rows)
         return rollout
 
     def _jobs(self, step: int) -> list[Job]:
