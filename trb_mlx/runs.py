@@ -202,7 +202,7 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         console,
         f"{config.student.model} ← {config.teacher.model}: {steps} steps of "
         f"{config.train.prompts_per_step} prompts × {config.rollout.rollouts_per_prompt} rollouts, "
-        f"{behavior.kind}, into {session.folder.path}",
+        f"{method_name(config)}, into {session.folder.path}",
     )
     if behavior.kind == "trb" and behavior.warmup_steps > steps:
         say(
@@ -214,6 +214,19 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         say(console, f"note: {sentence}")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
+
+
+def method_name(config: Config) -> str:
+    """The behavior, and what else differs from matching the teacher by reverse KL."""
+    target, loss = config.target, config.loss
+    parts = [
+        config.behavior.kind,
+        "" if target.kind == "teacher" else target.kind,
+        "" if target.corrections == "match" else f"corrections: {target.corrections}",
+        "" if loss.divergence == "reverse_kl" else loss.divergence,
+        f"after {target.sft_steps} steps of SFT" if target.sft_steps else "",
+    ]
+    return " + ".join(part for part in parts if part)
 
 
 def next_commands(config: Config, folder: RunFolder) -> list[str]:
