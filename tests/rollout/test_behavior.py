@@ -64,3 +64,21 @@ def test_skd_rollouts_have_its_law(pair: Pair) -> None:
     assert rollout.records is not None
     np.testing.assert_allclose(rollout.records.weight[:, 0], blend.weight.item(), rtol=1e-4)
     assert np.isfinite(rollout.records.kl_behavior).all()
+
+
+@pytest.mark.parametrize("kind", BEHAVIORS)
+def test_a_block_of_positions_is_solved_as_each_alone(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    student, teacher = (
+        log_softmax(mx.array(rng.normal(size=(2, 3, 90)).astype(np.float32) * 2)) for _ in range(2)
+    )
+    behavior, budget = make_behavior(BehaviorConfig(kind=kind, budget=0.3)), mx.array(0.3)
+    whole = behavior.blend(student, teacher, budget)
+    assert whole.weight.shape == (2, 3)
+    for row in range(2):
+        for place in range(3):
+            alone = behavior.blend(student[row, place], teacher[row, place], budget)
+            np.testing.assert_allclose(
+                np.asarray(whole.logprobs)[row, place], np.asarray(alone.logprobs), atol=1e-5
+            )
+            assert whole.weight[row, place].item() == pytest.approx(alone.weight.item(), abs=1e-5)
