@@ -88,12 +88,18 @@ class PromptConfig(Section):
 
 
 class RolloutConfig(Section):
-    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once."""
+    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once.
+
+    While the teacher takes part in drawing, the student drafts `draft_length` tokens that the
+    teacher verifies in one pass; 1 asks the teacher token by token. The law is the same. `auto`
+    times rounds of several lengths once and follows the measured acceptance.
+    """
 
     max_tokens: PositiveInt = 256
     rollouts_per_prompt: PositiveInt = 4
     temperature: Positive = 1.0
     batch_size: PositiveInt = 64
+    draft_length: Literal["auto"] | PositiveInt = "auto"
 
 
 class BehaviorConfig(Section):
@@ -148,7 +154,11 @@ class TargetConfig(Section):
 
 
 class TrainConfig(Section):
-    """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards."""
+    """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards.
+
+    With `deterministic`, no choice depends on a clock: two runs of one seed are alike to the bit
+    also where the rounding of a pass depends on how many tokens it reads.
+    """
 
     steps: PositiveInt = 100
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -161,6 +171,7 @@ class TrainConfig(Section):
     micro_batch_size: PositiveInt = 8
     grad_checkpoint: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
+    deterministic: bool = False
     max_bad_steps: PositiveInt = 3
 
     @model_validator(mode="before")

@@ -24,6 +24,7 @@ from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
 from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.draft_length import Adaptive
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
@@ -133,6 +134,8 @@ class _Session:
         progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
         self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped
+        if progress.drafting is not None:
+            self.work.draft_length = Adaptive.restored(progress.drafting)
 
     def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
@@ -167,12 +170,17 @@ class _Session:
         details = adapter_config(student.module, self.config.lora, student.name, sorted(stops))
         return Keeper(
             self.stepper,
-            lambda step: Progress(step, self.trainer.bad_steps, self.stepper.skipped),
+            self._progress,
             self.folder.adapter_path,
             self.folder.checkpoints,
             details,
             self.config.run.keep_checkpoints,
         )
+
+    def _progress(self, step: int) -> Progress:
+        chosen = self.work.draft_length
+        drafting = chosen.state() if isinstance(chosen, Adaptive) else None
+        return Progress(step, self.trainer.bad_steps, self.stepper.skipped, drafting)
 
     def _evaluate(self, step: int) -> Metrics:
         begun = time.perf_counter()

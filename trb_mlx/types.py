@@ -76,13 +76,18 @@ class Records:
         values["teacher_top"] = np.zeros((rows, length), np.int32)
         return cls(**values)
 
+    def cut(self, length: int) -> Records:
+        """The first `length` positions, as views."""
+        return Records(**{name: value[:, :length] for name, value in vars(self).items()})
+
 
 @dataclass
 class Rollout:
     """A finished batch of rollouts.
 
     `tokens` is int32 `[B, T]`, right-padded; `lengths` `[B]` counts response tokens, the stop
-    token included; `stopped` `[B]` is False where the length limit cut the row.
+    token included; `stopped` `[B]` is False where the length limit cut the row. `rounds` adds up
+    the rows of every round of decoding, and `drafted` the tokens drafted for them.
     """
 
     jobs: list[Job]
@@ -91,6 +96,8 @@ class Rollout:
     stopped: np.ndarray
     records: Records | None = None
     temperature: float = 1.0
+    rounds: int = 0
+    drafted: int = 0
 
     @property
     def step(self) -> int:

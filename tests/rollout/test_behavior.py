@@ -12,6 +12,7 @@ from trb_mlx.config import BehaviorConfig
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.behavior import BEHAVIORS, Behavior, make_behavior
+from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample_blended
 from trb_mlx.types import Job, Prompt, RolloutKey
 
@@ -48,7 +49,7 @@ def test_skd_rollouts_have_its_law(pair: Pair) -> None:
     work = [Job(prompt, RolloutKey(0, 0, 0, n)) for n in range(6000)]
     behavior = make_behavior(BehaviorConfig(kind="skd", top_k=5, teacher_temperature=0.6))
     sampling = Sampling(max_tokens=1, batch_size=1500, support=4)
-    rollout = sample_blended(pair.student, pair.teacher, work, sampling, behavior, 0.0)
+    rollout = sample_blended(pair, work, sampling, behavior, 0.0, Fixed(1))
     student, teacher = (
         log_softmax(scorer.logits(mx.array([prompt.tokens]))[:, -1])
         for scorer in (pair.student, pair.teacher)

@@ -45,6 +45,13 @@ class LanguageModel:
         limit = self.config.get("max_position_embeddings")
         return int(limit) if limit else None
 
+    @property
+    def is_float32(self) -> bool:
+        """Whether it computes in float32 throughout (packed weights take their scales' type)."""
+        arrays = (array for _, array in tree_flatten(self.module.parameters()))
+        kinds = {array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)}
+        return kinds == {mx.float32}
+
     def nbytes(self) -> int:
         """Bytes of weights resident in memory."""
         return sum(array.nbytes for _, array in tree_flatten(self.module.parameters()))

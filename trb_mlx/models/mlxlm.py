@@ -7,13 +7,15 @@ mlx-lm promises only part of these; `tests/models/test_mlxlm.py` probes each sig
 from __future__ import annotations
 
 from mlx_lm import load
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import dequantize_model, load_tokenizer, quantize_model
 
 __all__ = [
+    "KVCache",
+    "RotatingKVCache",
     "TokenizerWrapper",
     "dequantize_model",
     "get_reporting_callbacks",

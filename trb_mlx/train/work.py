@@ -14,8 +14,10 @@ from trb_mlx.data.prompts import order
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
+from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
 from trb_mlx.rollout.scoring import score_teacher_rollout
+from trb_mlx.rollout.speculative import Blended
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
 from trb_mlx.train.step import Stepper
@@ -33,6 +35,7 @@ class TrainingWork:
     behavior: Behavior
     stepper: Stepper
     rewards: Callable[[Rollout], list[float]]
+    draft_length: DraftLength | None = None  # chosen when the teacher is first asked
 
     def train(self, step: int, shield: Shield) -> StepResult:
         """Update number `step` + 1, with its metrics."""
@@ -65,13 +68,11 @@ class TrainingWork:
             settings.max_tokens, settings.batch_size, temperature, self.config.loss.top_k
         )
         if self.behavior.needs_teacher(step):
+            budget = self.behavior.budget(step)
+            if self.draft_length is None:
+                self.draft_length = self._draft_length(sampling, budget)
             return sample_blended(
-                self.pair.student,
-                self.pair.teacher,
-                jobs,
-                sampling,
-                self.behavior,
-                self.behavior.budget(step),
+                self.pair, jobs, sampling, self.behavior, budget, self.draft_length
             )
         rollout = sample(self.pair.student, jobs, sampling)
         score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
@@ -88,6 +89,21 @@ class TrainingWork:
         rollout = sample(self.pair.teacher, jobs, sampling)
         score_teacher_rollout(self.pair, rollout, self.config.loss.top_k, rows)
         return rollout
+
+    def _draft_length(self, sampling: Sampling, budget: float) -> DraftLength:
+        setting = self.config.rollout.draft_length
+        rollouts = self.config.train.prompts_per_step * self.config.rollout.rollouts_per_prompt
+        if setting != "auto":
+            return Fixed(setting)
+        if self.config.train.deterministic:
+            sizes = (self.pair.student.model.nbytes(), self.pair.teacher.model.nbytes())
+            return Adaptive(assumed_costs(*sizes))
+        return Adaptive(
+            measured_costs(
+                lambda: Blended(self.pair, self.behavior, budget, sampling.temperature, 0),
+                min(sampling.batch_size, rollouts),
+            )
+        )
 
     def _jobs(self, step: int) -> list[Job]:
         train = self.config.train
