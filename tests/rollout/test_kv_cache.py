@@ -14,7 +14,7 @@ from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, single
 from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, can_rewind, make_decoder
 
-RECURRENT = {"mamba2"}
+RECURRENT = {"lfm2", "mamba2", "qwen3_next"}
 MERGED_FAIL = {"gemma2"}  # mlx-lm's own batch caches do not work with its scores of grouped heads
 PROMPTS = [tuple(t.encode()) for t in ("a", "Compute 12+7.", "the quick brown fox jumps", "hm?")]
 

@@ -42,7 +42,7 @@ def test_the_block_length_changes_neither_tokens_nor_records(pair: Pair, length:
     np.testing.assert_array_equal(one.stopped, other.stopped)
     assert one.records is not None
     assert other.records is not None
-    for name, values in vars(one.records).items():
+    for name, values in one.records.arrays().items():
         found = getattr(other.records, name)
         if name in ("support", "teacher_support"):  # in no particular order
             values, found = np.sort(values, -1), np.sort(found, -1)
@@ -101,7 +101,7 @@ def test_records_against_both_models_without_a_cache(pair: Pair, temperature: fl
         plain = [np.asarray(log_softmax(x)) for x in logits]
         chosen = np.asarray(packed.flat(rollout.tokens))[:, None]
         support = np.asarray(packed.flat(records.support))
-        found = {name: np.asarray(packed.flat(v)) for name, v in vars(records).items()}
+        found = {name: np.asarray(packed.flat(v)) for name, v in records.arrays().items()}
         for name, row in zip(("student", "teacher"), tempered, strict=True):
             at_token = np.take_along_axis(row, chosen, -1)[:, 0]
             np.testing.assert_allclose(found[f"{name}_logprob"], at_token, atol=1e-4)
@@ -131,13 +131,15 @@ def test_the_law_is_kept_by_every_row_of_a_batch(pair: Pair) -> None:
 
 def test_scoring_afterwards_equals_asking_token_by_token(pair: Pair) -> None:
     """At a budget of almost nothing the rollouts are the student's, and the records agree."""
-    asked = blended(pair, jobs(2), 1e-30)
+    asked = blended(pair, jobs(2), 1e-30, keep_hidden=True)
     scored = sample(pair.student, jobs(2), Sampling(max_tokens=12, support=8))
-    score(pair.teacher, scored, 3)
+    score(pair.teacher, scored, (3, 1000), keep_hidden=True)
     np.testing.assert_array_equal(asked.tokens, scored.tokens)
     assert asked.records is not None
     assert scored.records is not None
-    for name in ("teacher_rest", "teacher_logprob", "teacher_entropy", "student_entropy"):
+    names = ("teacher_rest", "teacher_logprob", "teacher_entropy", "student_entropy")
+    assert asked.records.teacher_hidden is not None
+    for name in (*names, "teacher_hidden"):
         np.testing.assert_allclose(
             getattr(asked.records, name), getattr(scored.records, name), atol=1e-4
         )

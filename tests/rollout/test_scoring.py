@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from trb_mlx.models.pair import Pair
-from trb_mlx.rollout.sampler import Sampling, sample
-from trb_mlx.rollout.scoring import score_teacher_rollout
-from trb_mlx.types import Job, Prompt, RolloutKey
+from trb_mlx.rollout.sampler import sample
+from trb_mlx.rollout.scoring import sample_teacher
+from trb_mlx.types import Job, Prompt, RolloutKey, Sampling
 
 TEXTS = ["a", "Compute 12+7.", "the quick brown fox jumps over it", "hm?"]
 
@@ -19,13 +19,12 @@ def test_records_of_the_teachers_own_rollouts(pair: Pair) -> None:
         for i, text in enumerate(TEXTS)
         for n in range(3)
     ]
-    rollout = sample(pair.teacher, jobs, Sampling(max_tokens=12, temperature=0.7))
-    assert rollout.records is None
-    score_teacher_rollout(pair, rollout, 8, 5)
+    sampling = Sampling(max_tokens=12, temperature=0.7, support=8)
+    rollout = sample_teacher(pair, jobs, sampling, (5, 4096))
     records, used = rollout.records, rollout.mask
     assert records is not None
     # The teacher as the only model of a recorded rollout: its entropies and log-probs.
-    alone = sample(pair.teacher, jobs, Sampling(max_tokens=12, temperature=0.7, support=8))
+    alone = sample(pair.teacher, jobs, sampling)
     np.testing.assert_array_equal(alone.tokens, rollout.tokens)
     assert alone.records is not None
     for name in ("entropy", "logprob"):

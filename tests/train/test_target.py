@@ -25,15 +25,16 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import Sampling, sample, score
-from trb_mlx.rollout.scoring import score_teacher_rollout
+from trb_mlx.rollout.sampler import sample, score
+from trb_mlx.rollout.scoring import sample_teacher
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.work import TrainingWork
-from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, Sampling
 
 TEXTS = ["Compute 1+2.", "b", "a longer prompt than the others", "why"]
 PROMPTS = [Prompt(i, text, tuple(text.encode())) for i, text in enumerate(TEXTS)]
+SIZES = (8, 4096)
 EXACT = LossConfig(mode="exact")
 Updated = tuple[Metrics, dict[str, np.ndarray]]
 
@@ -45,7 +46,7 @@ def jobs(step: int = 0) -> list[Job]:
 def rollouts(pair: Pair) -> Rollout:
     """The student's rollouts of step 0, scored."""
     rollout = sample(pair.student, jobs(), Sampling(max_tokens=10, support=8))
-    score(pair.teacher, rollout, 8)
+    score(pair.teacher, rollout, SIZES, False)
     return rollout
 
 
@@ -114,8 +115,7 @@ def test_gkd_s_ends_are_forward_and_reverse_kl(pair: Pair) -> None:
 
 @pytest.mark.parametrize("mode", ["tail", "exact"])
 def test_the_sft_loss_is_the_mean_negative_log_likelihood(pair: Pair, mode: str) -> None:
-    rollout = sample(pair.teacher, jobs(), Sampling(max_tokens=10))
-    score_teacher_rollout(pair, rollout, 8, 8)
+    rollout = sample_teacher(pair, jobs(), Sampling(max_tokens=10, support=8), SIZES)
     target, loss = TargetConfig(sft_steps=2), LossConfig(mode=mode)
     logprobs = student_logprobs(pair, rollout)
     chosen = [row[np.arange(len(row)), rollout.response(i)] for i, row in enumerate(logprobs)]
@@ -170,7 +170,7 @@ def test_a_compiled_loss_is_traced_once_while_scalars_change(pair: Pair) -> None
     compiled, values = mx.compile(counted), []
     for step in range(4):
         moved = at_step(rollout, step)
-        moved.temperature = 1.0 + 0.1 * step
+        moved.temperature = 0.9 - 0.1 * step
         (packed,) = pack_rollout(moved, len(TEXTS))
         batch = objective.batch(moved, packed, packed.count)
         values.append(compiled(batch).item())

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from trb_mlx.ops.divergence import reverse_kl
+from trb_mlx.ops.divergence import reverse_kl, scaled_gradient
 from trb_mlx.ops.numerics import kl_divergence, log_softmax
 
 
@@ -36,7 +36,7 @@ def generalized_jsd(
         return forward_kl(logits, teacher_logprobs)
     if coefficient == 1.0:
         return reverse_kl(logits, teacher_logprobs)
-    return _mixture_loss(logits, teacher_logprobs, mx.array(coefficient, dtype=mx.float32))
+    return _mixture_loss(logits, teacher_logprobs, mx.array(coefficient, dtype=mx.float32))[0]
 
 
 def forward_kl(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
@@ -49,51 +49,26 @@ def forward_kl(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
     Returns:
         `[N]` in nats. The gradient is p − q.
     """
-    return _forward_loss(logits, teacher_logprobs)
+    return _forward_loss(logits, teacher_logprobs)[0]
 
 
-def _make_forward_loss() -> Any:
-    @mx.custom_function
-    def loss(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
-        return kl_divergence(teacher_logprobs, log_softmax(logits))
-
-    @loss.vjp
-    def loss_vjp(primals: Any, cotangent: mx.array, _: Any) -> tuple[mx.array, ...]:
-        logits, teacher_logprobs = primals
-        grad = mx.exp(log_softmax(logits)) - mx.exp(teacher_logprobs)
-        return (grad * cotangent[..., None]).astype(logits.dtype), mx.zeros_like(teacher_logprobs)
-
-    return loss
+def _forward_terms(logits: mx.array, teacher_logprobs: mx.array) -> tuple[mx.array, mx.array]:
+    student = log_softmax(logits)
+    return kl_divergence(teacher_logprobs, student), mx.exp(student) - mx.exp(teacher_logprobs)
 
 
-def _mixture(student: mx.array, teacher: mx.array, coefficient: mx.array) -> mx.array:
-    return mx.logaddexp(mx.log(coefficient) + teacher, mx.log1p(-coefficient) + student)
+def _mixture_terms(
+    logits: mx.array, teacher_logprobs: mx.array, coefficient: mx.array
+) -> tuple[mx.array, mx.array]:
+    student, own = log_softmax(logits), 1.0 - coefficient
+    mixture = mx.logaddexp(mx.log(coefficient) + teacher_logprobs, mx.log(own) + student)
+    from_student = kl_divergence(student, mixture)
+    value = coefficient * kl_divergence(teacher_logprobs, mixture) + own * from_student
+    gap = mx.where(student == -mx.inf, 0.0, student - mixture)
+    return value, own * mx.exp(student) * (gap - from_student[..., None])
 
 
-def _make_mixture_loss() -> Any:
-    @mx.custom_function
-    def loss(logits: mx.array, teacher_logprobs: mx.array, coefficient: mx.array) -> mx.array:
-        student = log_softmax(logits)
-        mixture = _mixture(student, teacher_logprobs, coefficient)
-        to_teacher = kl_divergence(teacher_logprobs, mixture)
-        return coefficient * to_teacher + (1.0 - coefficient) * kl_divergence(student, mixture)
-
-    @loss.vjp
-    def loss_vjp(primals: Any, cotangent: mx.array, _: Any) -> tuple[mx.array, ...]:
-        logits, teacher_logprobs, coefficient = primals
-        student = log_softmax(logits)
-        mixture = _mixture(student, teacher_logprobs, coefficient)
-        gap = mx.where(student == -mx.inf, 0.0, student - mixture)
-        gap = gap - kl_divergence(student, mixture)[..., None]
-        grad = (1.0 - coefficient) * mx.exp(student) * gap * cotangent[..., None]
-        return (
-            grad.astype(logits.dtype),
-            mx.zeros_like(teacher_logprobs),
-            mx.zeros_like(coefficient),
-        )
-
-    return loss
-
-
-_forward_loss = _make_forward_loss()
-_mixture_loss = _make_mixture_loss()
+_forward_loss: Any = mx.custom_function(_forward_terms)
+_forward_loss.vjp(scaled_gradient)
+_mixture_loss: Any = mx.custom_function(_mixture_terms)
+_mixture_loss.vjp(scaled_gradient)

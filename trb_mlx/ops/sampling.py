@@ -68,6 +68,27 @@ def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
     return mx.minimum(chosen * block + within, vocab - 1).squeeze(-1)
 
 
+def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
+    """The likeliest tokens that together hold a mass of at least `top_p`; −inf elsewhere.
+
+    Holtzman et al. 2020 (arXiv 1904.09751). Tokens as likely as the last one kept stay too.
+
+    Args:
+        logprobs: `[..., V]`, normalised.
+        top_p: 0 < p ≤ 1; 1 changes nothing.
+
+    Returns:
+        `[..., V]`, not renormalised, which `inverse_cdf` does not need.
+    """
+    if top_p >= 1.0:
+        return logprobs
+    falling = -mx.sort(-logprobs.astype(mx.float32), axis=-1)
+    before = mx.cumsum(mx.exp(falling), axis=-1, inclusive=False)
+    # The first token is always kept: before it there is no mass.
+    last = mx.where(before < top_p, falling, mx.inf).min(axis=-1, keepdims=True)
+    return mx.where(logprobs < last, -mx.inf, logprobs)
+
+
 def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:
     """One level: the index drawn `[..., 1]`, and the uniform that is left for the next level.
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.ops.sampling import row_uniforms
+from trb_mlx.rollout.recording import to_host
 from trb_mlx.types import Job, Records, Rollout
 
 # Streams of uniforms: for drafts, and for tests and replacements (ops.coupling).
@@ -128,8 +129,9 @@ class Desk:
 
     def _settle(self) -> None:
         for jobs, places, values in self._pending:
+            assert self._records is not None
             for name, array in values.items():
-                getattr(self._records, name)[jobs, places] = np.asarray(array)
+                self._records.put(name, jobs, places, to_host(array))
         self._pending = []
 
 

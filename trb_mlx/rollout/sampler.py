@@ -4,40 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.desk import Desk
 from trb_mlx.rollout.draft_length import DraftLength, Fixed
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.recording import teacher_records, tempered
+from trb_mlx.rollout.recording import teacher_records, tempered, to_host
 from trb_mlx.rollout.speculative import Alone, Blended, Drawer
-from trb_mlx.types import Job, Records, Rollout
+from trb_mlx.types import Job, Records, Rollout, Sampling
+
+__all__ = ["Sampling", "sample", "sample_blended", "score", "wired_memory"]
 
 # Tokens that a model draws alone before the host looks for rows that stopped: on a CPU a look
 # costs less than the tokens drawn beyond a stop.
 LOOK_EVERY = 2
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How rollouts are drawn: length limit, rows at once, temperature τ, K recorded (0: none)."""
-
-    max_tokens: int
-    batch_size: int = 64
-    temperature: float = 1.0
-    support: int = 0
-
-
 def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
     """Draw from one model alone; at temperature 0 its likeliest tokens, unrecorded."""
-    support = min(sampling.support, scorer.merge.size)
-    drawer = Alone(scorer, sampling.temperature, support)
-    return _sample(drawer, jobs, sampling, scorer, Fixed(LOOK_EVERY))
+    return _sample(Alone(scorer, sampling), jobs, sampling, scorer, Fixed(LOOK_EVERY))
 
 
 def sample_blended(
@@ -52,25 +42,36 @@ def sample_blended(
 
     Token by token where `draft_length` says 1, or where a model's caches cannot rewind.
     """
-    support = min(sampling.support, pair.student.merge.size)
-    drawer = Blended(pair, behavior, budget, sampling.temperature, support)
+    drawer = Blended(pair, behavior, budget, sampling)
     return _sample(drawer, jobs, sampling, pair.student, draft_length)
 
 
-def score(teacher: Scorer, rollout: Rollout, rows_at_once: int) -> None:
-    """Fill in the teacher's records of finished rollouts, in batched passes without a cache."""
+def score(teacher: Scorer, rollout: Rollout, sizes: tuple[int, int], keep_hidden: bool) -> None:
+    """Fill in the teacher's records of finished rollouts, in batched passes without a cache.
+
+    Args:
+        teacher: the model.
+        rollout: with the student's records.
+        sizes: the most rows and the most positions of a pass.
+        keep_hidden: record the last hidden states too.
+    """
     records = rollout.records
     assert records is not None
-    for packed in pack_rollout(rollout, rows_at_once):
-        logits = packed.pick(teacher.logits(packed.ids))
+    chunk = chunk_tokens(teacher.merge.size)
+    for packed in pack_rollout(rollout, *sizes):
+        hidden = packed.pick(teacher.read(packed.ids))
         tokens, support = packed.flat(rollout.tokens), packed.flat(records.support)
-        found = teacher_records(logits, tempered(logits, rollout.temperature), tokens, support)
-        mx.eval(found)
-        for name, values in found.items():
-            kept = getattr(records, name)
-            block = kept[packed.rows]
-            block[packed.mask] = np.asarray(values)
-            kept[packed.rows] = block
+        rows, places = np.nonzero(packed.mask)
+        for start in range(0, packed.count, chunk):
+            part = slice(start, start + chunk)
+            logits = teacher.logits_of(hidden[part])
+            logprobs = tempered(logits, rollout.temperature)
+            found = teacher_records(logits, logprobs, tokens[part], support[part])
+            if keep_hidden:
+                found["teacher_hidden"] = hidden[part]
+            mx.eval(found)
+            for name, values in found.items():
+                records.put(name, packed.rows[rows[part]], places[part], to_host(values))
 
 
 def _sample(

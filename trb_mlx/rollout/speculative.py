@@ -16,10 +16,11 @@ import numpy as np
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.numerics import kl_divergence, total_variation
-from trb_mlx.ops.sampling import inverse_cdf
+from trb_mlx.ops.sampling import inverse_cdf, nucleus
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.kv_cache import MergedDecoder, Prompts, make_decoder, second_stream
 from trb_mlx.rollout.recording import student_records, teacher_records, tempered
+from trb_mlx.types import Sampling
 
 Values = dict[str, mx.array]
 
@@ -69,12 +70,12 @@ class Alone:
 
     longest = 2**31
 
-    def __init__(self, scorer: Scorer, temperature: float, support: int) -> None:
-        """At temperature 0 the likeliest tokens are taken, and `support` must be 0."""
+    def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
+        """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
         self._scorer = scorer
         self._decoder = make_decoder(scorer)
-        self._temperature = temperature
-        self._support = support
+        self._temperature, self._top_p = sampling.temperature, sampling.top_p
+        self._support = min(sampling.support, scorer.merge.size)
 
     def join(self, prompts: Prompts) -> None:
         """See `Drawer`."""
@@ -109,7 +110,8 @@ class Alone:
     def _pick(self, logits: mx.array, uniforms: mx.array) -> mx.array:
         if self._temperature == 0.0:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
-        return inverse_cdf(tempered(logits, self._temperature), uniforms)
+        logprobs = tempered(logits, self._temperature)
+        return inverse_cdf(nucleus(logprobs, self._top_p), uniforms)
 
 
 class Blended:
@@ -120,16 +122,16 @@ class Blended:
         pair: Pair,
         behavior: Behavior,
         budget: float,
-        temperature: float,
-        support: int,
+        sampling: Sampling,
     ) -> None:
         """Both models' log-probs are tempered before the blend is solved."""
         self._student, self._teacher = pair.student, pair.teacher
         self._ours, self._theirs = make_decoder(pair.student), make_decoder(pair.teacher)
         self._behavior = behavior
         self._budget = mx.array(budget, dtype=mx.float32)
-        self._temperature = temperature
-        self._support = support
+        self._temperature = sampling.temperature
+        self._support = min(sampling.support, pair.student.merge.size)
+        self._keep_hidden = sampling.keep_hidden
         rigid = any(isinstance(d, MergedDecoder) for d in (self._ours, self._theirs))
         self.longest = 1 if rigid else 2**31
 
@@ -200,6 +202,8 @@ class Blended:
             values["corrected"] = rejected.reshape(-1)[places]
             values["kl_behavior"] = kl_divergence(behavior, ours)
             values["total_variation"] = total_variation(behavior, ours)
+            if self._keep_hidden:
+                values["teacher_hidden"] = _flat(hidden)[places]
             return values
 
         return Round(tokens, kept, records)

@@ -13,6 +13,7 @@ import numpy as np
 from trb_mlx.config import LossConfig, TargetConfig
 from trb_mlx.ops.bridge import bridge_logprobs
 from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
+from trb_mlx.ops.fused_head import Arrays
 from trb_mlx.ops.jensen_shannon import forward_kl, generalized_jsd
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.routing import NO_LABEL, toward_labels
@@ -20,17 +21,21 @@ from trb_mlx.ops.schedules import linear_decay
 from trb_mlx.rollout.packing import Packed
 from trb_mlx.types import Rollout
 
-Arrays = dict[str, mx.array]
 Pull = Callable[[mx.array, Arrays], mx.array]  # (logits [N, V], arrays [N, …]) → loss [N]
+
+
+def is_whole(loss: LossConfig) -> bool:
+    """Whether the loss compares whole distributions, and not a support alone."""
+    return loss.mode == "exact"
 
 
 def make_pull(loss: LossConfig, target: TargetConfig) -> Pull:
     """The loss of response tokens, from the student's logits and what is known of each token.
 
     The arrays hold `teacher` `[N, V]`, log-probs, where the mode is exact, else `support`,
-    `teacher_support` and `teacher_rest`; and whatever `pull_arrays` gives.
+    `teacher_support` and `teacher_rest`; and whatever `target_arrays` gives.
     """
-    matched = _over_vocabulary(loss, target) if loss.mode == "exact" else _on_support(loss.mode)
+    matched = _over_vocabulary(loss, target) if is_whole(loss) else _on_support(loss.mode)
     if not _has_labels(target):
         return matched
 
@@ -48,12 +53,12 @@ def make_reverse_kl(loss: LossConfig, target: TargetConfig) -> Pull | None:
     plain = loss.divergence == "reverse_kl" and target.kind == "teacher" and not _has_labels(target)
     if plain and loss.mode in ("tail", "exact"):
         return None
-    if loss.mode == "exact":
+    if is_whole(loss):
         return lambda logits, arrays: reverse_kl(logits, arrays["teacher"])
     return _on_support("tail")
 
 
-def pull_arrays(target: TargetConfig, rollout: Rollout, packed: Packed) -> Arrays:
+def target_arrays(target: TargetConfig, rollout: Rollout, packed: Packed) -> Arrays:
     """What the pull needs to know of each token beside both models' distributions.
 
     Everything that changes with the step is an array, so that a compiled loss is traced once.

@@ -16,7 +16,7 @@ from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
-from trb_mlx.rollout.scoring import score_teacher_rollout
+from trb_mlx.rollout.scoring import sample_teacher
 from trb_mlx.rollout.speculative import Blended
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
@@ -35,6 +35,7 @@ class TrainingWork:
     behavior: Behavior
     stepper: Stepper
     rewards: Callable[[Rollout], list[float]]
+    keep_hidden: bool = False  # the teacher's hidden states, from rollout to update
     draft_length: DraftLength | None = None  # chosen when the teacher is first asked
 
     def train(self, step: int, shield: Shield) -> StepResult:
@@ -59,14 +60,11 @@ class TrainingWork:
 
     def roll_out(self, step: int) -> Rollout:
         """The rollouts of one step, with both models' records."""
-        jobs = self._jobs(step)
+        jobs, train = self._jobs(step), self.config.train
+        sizes = train.micro_batch_size, train.micro_batch_tokens
+        sampling = self._sampling(step)
         if is_supervised(self.config.target, step):
-            return self._taught(jobs)
-        settings = self.config.rollout
-        temperature = settings.temperature * self.behavior.temperature(step)
-        sampling = Sampling(
-            settings.max_tokens, settings.batch_size, temperature, self.config.loss.top_k
-        )
+            return sample_teacher(self.pair, jobs, sampling, sizes)
         if self.behavior.needs_teacher(step):
             budget = self.behavior.budget(step)
             if self.draft_length is None:
@@ -75,20 +73,24 @@ class TrainingWork:
                 self.pair, jobs, sampling, self.behavior, budget, self.draft_length
             )
         rollout = sample(self.pair.student, jobs, sampling)
-        score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
+        score(self.pair.teacher, rollout, sizes, self.keep_hidden)
         return rollout
+
+    def _sampling(self, step: int) -> Sampling:
+        settings, temperature = self.config.rollout, self.config.rollout.temperature
+        if not is_supervised(self.config.target, step):
+            temperature *= self.behavior.temperature(step)
+        return Sampling(
+            settings.max_tokens,
+            settings.batch_size,
+            temperature,
+            self.config.loss.top_k,
+            self.keep_hidden,
+        )
 
     def _budget(self, step: int) -> float:
         """ε, which is 0 where no behavior policy draws."""
         return 0.0 if is_supervised(self.config.target, step) else self.behavior.budget(step)
-
-    def _taught(self, jobs: list[Job]) -> Rollout:
-        """The teacher's own rollouts, with both models' records."""
-        settings, rows = self.config.rollout, self.config.train.micro_batch_size
-        sampling = Sampling(settings.max_tokens, settings.batch_size, settings.temperature)
-        rollout = sample(self.pair.teacher, jobs, sampling)
-        score_teacher_rollout(self.pair, rollout, self.config.loss.top_k, rows)
-        return rollout
 
     def _draft_length(self, sampling: Sampling, budget: float) -> DraftLength:
         setting = self.config.rollout.draft_length
@@ -100,7 +102,7 @@ class TrainingWork:
             return Adaptive(assumed_costs(*sizes))
         return Adaptive(
             measured_costs(
-                lambda: Blended(self.pair, self.behavior, budget, sampling.temperature, 0),
+                lambda: Blended(self.pair, self.behavior, budget, sampling),
                 min(sampling.batch_size, rollouts),
             )
         )
