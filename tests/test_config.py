@@ -22,7 +22,11 @@ from trb_mlx.config_file import (
 from trb_mlx.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for path in FOLDER.rglob("*.yaml")
+    if path.parent.name != "compare"  # of another schema
+)
 METHOD_KEYS = ("behavior.", "target.", "loss.")
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}
 

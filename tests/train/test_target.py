@@ -17,6 +17,7 @@ from trb_mlx.config import (
     LossConfig,
     ModelConfig,
     RolloutConfig,
+    StudentConfig,
     TargetConfig,
     TrainConfig,
 )
@@ -179,12 +180,16 @@ def test_a_compiled_loss_is_traced_once_while_scalars_change(pair: Pair) -> None
     assert len(set(values)) == 4
 
 
-def work(pair: Pair, target: TargetConfig | None = None, **behavior: object) -> TrainingWork:
+def work(
+    pair: Pair, target: TargetConfig | None = None, draft_length: int = 3, **behavior: object
+) -> TrainingWork:
     """A training step's parts with a behavior policy."""
     config = Config(
         teacher=ModelConfig(model="t"),
-        student=ModelConfig(model="s"),
-        rollout=RolloutConfig(max_tokens=10, rollouts_per_prompt=2, temperature=0.9),
+        student=StudentConfig(model="s"),
+        rollout=RolloutConfig(
+            max_tokens=10, rollouts_per_prompt=2, temperature=0.9, draft_length=draft_length
+        ),
         behavior=BehaviorConfig(**behavior),
         target=target or TargetConfig(),
         train=TrainConfig(prompts_per_step=3),
@@ -205,13 +210,33 @@ def test_a_temperature_warm_up_is_vanilla_bit_for_bit_once_over(pair: Pair) -> N
         one, other = vanilla.roll_out(step), warm.roll_out(step)
         assert one.temperature == other.temperature == 0.9
         np.testing.assert_array_equal(one.tokens, other.tokens)
-        for name, values in vars(one.records).items():
+        for name, values in one.records.arrays().items():
             np.testing.assert_array_equal(values, getattr(other.records, name))
     early = warm.roll_out(0)
     assert early.temperature == 0.45
     assert early.response(0) != vanilla.roll_out(0).response(0)
     # The records are of the tempered distributions, and the objective scores them as such.
     assert warm.stepper.update(early, 0.0)["logprob_gap"] < 1e-5
+
+
+@pytest.mark.parametrize("draft_length", [1, 4])
+def test_corrections_of_a_blended_rollout_become_labels(pair: Pair, draft_length: int) -> None:
+    saki = TargetConfig(corrections="top_token")
+    parts = work(pair, saki, draft_length, kind="fixed", budget=0.5)
+    rollout = parts.roll_out(0)
+    records, used = rollout.records, rollout.mask
+    assert records is not None
+    assert 0 < records.corrected[used].mean() < 0.5
+    labels = []
+    for packed in pack_rollout(rollout, 1):
+        top = np.asarray(packed.pick(pair.teacher.logits(packed.ids))).argmax(-1)
+        corrected = np.asarray(packed.flat(records.corrected))
+        found = np.asarray(make_objective(EXACT, pair, saki).batch(rollout, packed, 1)["labels"])
+        np.testing.assert_array_equal(found, np.where(corrected, top, -1))
+        labels.append(found)
+    assert (np.concatenate(labels) >= 0).sum() == records.corrected[used].sum()
+    metrics = parts.stepper.update(rollout, 0.0)
+    assert metrics["loss"] != metrics["reverse_kl"]
 
 
 def test_an_sft_phase_draws_from_the_teacher_and_then_from_the_behavior(pair: Pair) -> None:
