@@ -97,7 +97,7 @@ def test_a_missing_or_wrong_token_is_told(
     [
         ("/api/repos/create", 500, "the Hub answered 500"),
         ("/preupload/", 403, "the token may not write there"),
-        ("/commit/", 500, "the Hub answered 500"),
+        ("/commit/", 501, "the Hub answered 501"),  # 500 is tried again for half a minute
     ],
 )
 def test_a_failing_hub_is_told(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm
 import numpy as np
 import pytest
 from export.making import make_run
@@ -126,6 +127,25 @@ def test_a_bundled_student_comes_with_its_base(tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/export/base")
     text = "Compute (12+7-5)*3.\n"
     assert tokenizer(text)["input_ids"] == student.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_a_packed_gguf_student_comes_with_its_base(kind: str, tmp_path: Path) -> None:
+    gguf_files = pytest.importorskip("gguf_files", reason="needs the gguf package")
+    gguf_files.write_gguf(tmp_path / "m.gguf", kind, gguf_files.TYPE["Q4_1"])
+    student = make_run(tmp_path / "run", str(tmp_path / "m.gguf"))
+    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(done.path, dtype=torch.float32).eval()
+    np.testing.assert_allclose(torch_logprobs(model), mlx_logprobs(student), atol=2e-3)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/export/base")
+    text = "Größe 12 + 345 = 357 ab"
+    assert tokenizer(text)["input_ids"] == student.tokenizer.encode(text)
+    for_mlx = export_run(Request(str(tmp_path / "run"), "mlx-lm"))
+    theirs, _ = mlx_lm.load(str(for_mlx.beside[0]), adapter_path=str(for_mlx.path))
+    logits = theirs(mx.array(IDS)).astype(mx.float32)
+    np.testing.assert_allclose(
+        np.asarray(logits), np.asarray(student.module(mx.array(IDS))), atol=2e-3
+    )
 
 
 def test_peft_trained_adapters_can_be_started_from(
