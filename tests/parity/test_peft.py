@@ -133,10 +133,11 @@ def test_a_bundled_student_comes_with_its_base(tmp_path: Path) -> None:
 def test_a_packed_gguf_student_comes_with_its_base(kind: str, tmp_path: Path) -> None:
     gguf_files = pytest.importorskip("gguf_files", reason="needs the gguf package")
     gguf_files.write_gguf(tmp_path / "m.gguf", kind, gguf_files.TYPE["Q4_1"])
-    student = make_run(tmp_path / "run", str(tmp_path / "m.gguf"))
+    float32 = [("student.dtype", "float32")]  # the scales are float16
+    student = make_run(tmp_path / "run", str(tmp_path / "m.gguf"), float32)
     done = export_run(Request(str(tmp_path / "run"), "peft"))
     model = peft.AutoPeftModelForCausalLM.from_pretrained(done.path, dtype=torch.float32).eval()
-    np.testing.assert_allclose(torch_logprobs(model), mlx_logprobs(student), atol=2e-3)
+    np.testing.assert_allclose(torch_logprobs(model), mlx_logprobs(student), atol=2e-4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/export/base")
     text = "Größe 12 + 345 = 357 ab"
     assert tokenizer(text)["input_ids"] == student.tokenizer.encode(text)
@@ -144,7 +145,7 @@ def test_a_packed_gguf_student_comes_with_its_base(kind: str, tmp_path: Path) ->
     theirs, _ = mlx_lm.load(str(for_mlx.beside[0]), adapter_path=str(for_mlx.path))
     logits = theirs(mx.array(IDS)).astype(mx.float32)
     np.testing.assert_allclose(
-        np.asarray(logits), np.asarray(student.module(mx.array(IDS))), atol=2e-3
+        np.asarray(logits), np.asarray(student.module(mx.array(IDS))), atol=2e-4
     )
 
 
