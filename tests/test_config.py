@@ -20,7 +20,8 @@ from trb_mlx.config_file import (
 )
 from trb_mlx.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "compare")
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}
 
 
