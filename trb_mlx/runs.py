@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
 from trb_mlx.export.files import disk_errors
 from trb_mlx.export.keeper import Keeper
-from trb_mlx.models import mlxlm
+from trb_mlx.export.starting import start_from, with_adapter
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
+from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
-from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter, read_lines
+from trb_mlx.report.tracking import make_reporters
+from trb_mlx.report.writers import MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.draft_length import Adaptive
+from trb_mlx.rollout.kv_cache import can_rewind
+from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
-from trb_mlx.train.objective import make_objective
+from trb_mlx.train.objective import WHOLE_VOCABULARY, make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.trainer import Cadence, Hook, Trainer, Work
 from trb_mlx.train.work import TrainingWork
@@ -49,6 +55,7 @@ def train_run(
         Interrupted: a signal came; the state was saved.
     """
     begun = time.perf_counter()
+    config = with_adapter(config)
     made = open_run(folder, config, resume)
     try:
         prepare_backend()
@@ -100,11 +107,16 @@ class _Session:
         self.folder = folder
         self.pair = pair
         module = pair.student.model.module
-        add_lora(module, config.lora, config.train.seed)
+        if config.student.adapter is None:
+            add_lora(module, config.lora, config.train.seed)
+        else:
+            start_from(module, config)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
         objective = make_objective(config.loss, pair, config.rollout.temperature)
         self.stepper = Stepper(module, objective, config.train)
+        self.plain = objective.plain
+        self.hidden = _hidden_plan(config, pair)
         self.work = TrainingWork(
             config,
             pair,
@@ -112,6 +124,7 @@ class _Session:
             make_behavior(config.behavior),
             self.stepper,
             lambda rollout: answer_rewards(pair.student, rollout, verifier),
+            self.hidden.keep,
         )
         evaluation = config.eval.model_copy(
             update={"max_tokens": config.eval.max_tokens or config.rollout.max_tokens}
@@ -140,6 +153,8 @@ class _Session:
         progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
         self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped
+        if progress.drafting is not None:
+            self.work.draft_length = Adaptive.restored(progress.drafting)
 
     def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
@@ -164,9 +179,7 @@ class _Session:
             self.ledger,
             ProgressHook(console, self.config.train.steps, run.report_every),
         ]
-        if run.report_to:
-            hooks.append(_reporter(self.config, self.folder))
-        return hooks
+        return [*hooks, *make_reporters(self.config, self.folder.path)]
 
     def _keeper(self) -> Keeper:
         student, teacher = self.pair.student.model, self.pair.teacher.model
@@ -174,12 +187,17 @@ class _Session:
         details = adapter_config(student.module, self.config.lora, student.name, sorted(stops))
         return Keeper(
             self.stepper,
-            lambda step: Progress(step, self.trainer.bad_steps, self.stepper.skipped),
+            self._progress,
             self.folder.adapter_path,
             self.folder.checkpoints,
             details,
             self.config.run.keep_checkpoints,
         )
+
+    def _progress(self, step: int) -> Progress:
+        chosen = self.work.draft_length
+        drafting = chosen.state() if isinstance(chosen, Adaptive) else None
+        return Progress(step, self.trainer.bad_steps, self.stepper.skipped, drafting)
 
     def _evaluate(self, step: int) -> Metrics:
         begun = time.perf_counter()
@@ -189,18 +207,18 @@ class _Session:
         return metrics | {"time/eval_s": time.perf_counter() - begun}
 
 
-def _reporter(config: Config, folder: RunFolder) -> Hook:
-    try:
-        callback = mlxlm.get_reporting_callbacks(
-            config.run.report_to,
-            project_name=config.run.project_name or "trb-mlx",
-            log_dir=str(folder.path),
-            config=config.model_dump(mode="json"),
-        )
-    except (ImportError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise UserError(f"run.report_to {config.run.report_to}: {reason}.") from error
-    return CallbackReporter(callback)
+def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
+    """Whether the teacher's hidden states are kept: only a loss of the whole vocabulary asks."""
+    if config.loss.mode not in WHOLE_VOCABULARY or pair.teacher.split is None:
+        return HiddenPlan(False, "")
+    hidden = pair.teacher.read(mx.array([[0]]))
+    tokens = (
+        config.train.prompts_per_step
+        * config.rollout.rollouts_per_prompt
+        * config.rollout.max_tokens
+    )
+    width, size = hidden.shape[-1], hidden.dtype.size
+    return plan_hidden(config.loss.keep_hidden, tokens, width, size, machine_memory())
 
 
 def _announce(config: Config, session: _Session, console: Console) -> None:
@@ -217,8 +235,24 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
+    for reason in (session.hidden.reason, _why_no_drafts(config, session)):
+        if reason:
+            say(console, reason)
+    if session.plain is not None:
+        say(console, f"{session.plain}, so the logits of a whole micro-batch are held at once")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
+
+
+def _why_no_drafts(config: Config, session: _Session) -> str:
+    """Which model keeps blended rollouts from being drafted in blocks, if one does."""
+    if not session.work.behavior.needs_teacher(0) or config.rollout.draft_length == 1:
+        return ""
+    scorers = {"student": session.pair.student, "teacher": session.pair.teacher}
+    stuck = [f"{role} {s.model.name}" for role, s in scorers.items() if not can_rewind(s)]
+    if not stuck:
+        return ""
+    return f"{' and '.join(stuck)} cannot take tokens back, so the teacher is asked at every token"
 
 
 def next_commands(config: Config, folder: RunFolder) -> list[str]:
@@ -228,8 +262,9 @@ def next_commands(config: Config, folder: RunFolder) -> list[str]:
         f"  trb-mlx generate {folder.path} --prompt '…'",
         f"  trb-mlx eval {folder.path}",
     ]
-    if config.student.quantize is None:  # mlx-lm would load the base as it was before rounding
-        model = resolve(config.student.model)
+    model = resolve(config.student.model)
+    # mlx-lm would load the base as it was before rounding, and reads no GGUF.
+    if config.student.quantize is None and not Path(model).is_file():
         lines.append(
             f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
             "--prompt '…'"

@@ -44,6 +44,23 @@ class Job:
     key: RolloutKey
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How rollouts are drawn: length limit, rows at once, temperature τ, K recorded (0: none).
+
+    `top_p` cuts the tail off one model's draws, in evaluations alone: training draws from the
+    whole distribution, and what is recorded is of the whole distribution. With `keep_hidden`,
+    the teacher's last hidden states are recorded too.
+    """
+
+    max_tokens: int
+    batch_size: int = 64
+    temperature: float = 1.0
+    support: int = 0
+    keep_hidden: bool = False
+    top_p: float = 1.0
+
+
 @dataclass
 class Records:
     """What is kept of every drawn token, as host arrays `[B, T]` (`[B, T, K]` for the support).
@@ -64,18 +81,40 @@ class Records:
     teacher_entropy: np.ndarray  # [B, T]: τ
     student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+    corrected: np.ndarray  # bool [B, T]: the token replaced a draft that was rejected
+    # [B, T, D]: the teacher's last hidden states in `rollout.recording`'s host form, or None
+    # where the objective runs the teacher's body again.
+    teacher_hidden: np.ndarray | None = None
 
     @classmethod
     def empty(cls, rows: int, length: int, support: int) -> Records:
         """Zeros for `rows` rollouts of at most `length` tokens with K = `support`."""
         wide = (rows, length, support)
-        values = {name: np.zeros((rows, length), np.float32) for name in cls.__annotations__}
+        names = [name for name in cls.__annotations__ if name != "teacher_hidden"]
+        values = {name: np.zeros((rows, length), np.float32) for name in names}
         values |= {
             "support": np.zeros(wide, np.int32),
             "teacher_support": np.zeros(wide, np.float32),
         }
         values["overlap"] = np.zeros((rows, length), np.int32)
+        values["corrected"] = np.zeros((rows, length), bool)
         return cls(**values)
+
+    def put(self, name: str, rows: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
+        """Keep `values` `[N, …]` at the given rows and positions, each int `[N]`."""
+        kept = getattr(self, name)
+        if kept is None:  # zeros take no memory before they are written
+            kept = np.zeros((*self.weight.shape, *values.shape[1:]), values.dtype)
+            setattr(self, name, kept)
+        kept[rows, places] = values
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is kept, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def cut(self, length: int) -> Records:
+        """The first `length` positions of every row, as views."""
+        return Records(**{name: value[:, :length] for name, value in self.arrays().items()})
 
 
 @dataclass
@@ -83,7 +122,8 @@ class Rollout:
     """A finished batch of rollouts.
 
     `tokens` is int32 `[B, T]`, right-padded; `lengths` `[B]` counts response tokens, the stop
-    token included; `stopped` `[B]` is False where the length limit cut the row.
+    token included; `stopped` `[B]` is False where the length limit cut the row. `rounds` adds up
+    the rows of every round of decoding, and `drafted` the tokens drafted for them.
     """
 
     jobs: list[Job]
@@ -92,6 +132,8 @@ class Rollout:
     stopped: np.ndarray
     records: Records | None = None
     temperature: float = 1.0
+    rounds: int = 0
+    drafted: int = 0
 
     @property
     def mask(self) -> np.ndarray:

@@ -26,7 +26,7 @@ def rollouts(pair: Pair, support: int = 8) -> Rollout:
         for i, text in enumerate(TEXTS)
     ]
     rollout = sample(pair.student, jobs, Sampling(max_tokens=14, support=support))
-    score(pair.teacher, rollout, 8)
+    score(pair.teacher, rollout, (8, 1000), keep_hidden=False)
     return rollout
 
 

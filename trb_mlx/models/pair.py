@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
+from trb_mlx.models.head import Split, split_model
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.ops.vocab import StopMerge, merge_stops, shared_logits
 
@@ -23,14 +25,37 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model seen through the shared vocabulary."""
+    """A model seen through the shared vocabulary.
+
+    Attributes:
+        model: the loaded model.
+        merge: how its logits map to the shared vocabulary.
+        split: its body and head, or None where it cannot be taken apart.
+    """
 
     model: LanguageModel
     merge: StopMerge
+    split: Split | None = None
+
+    def read(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Hidden states of ids `[B, T]`, or raw logits where there is no `split`."""
+        if self.split is None:
+            return self.model.module(tokens, cache=cache)
+        return self.split.body(tokens, cache)
+
+    def logits_of(self, found: mx.array) -> mx.array:
+        """Float32 logits `[..., V]` of what `read` gave."""
+        logits = found if self.split is None else self.split.head(found)
+        return shared_logits(logits, self.merge)
 
     def logits(self, tokens: mx.array) -> mx.array:
         """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`, without a cache."""
         return shared_logits(self.model.module(tokens), self.merge)
+
+    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Hidden states `[B, L, D]` of ids `[B, L]`, after the final norm; needs `split`."""
+        assert self.split is not None
+        return self.split.body(tokens, cache)
 
 
 @dataclass(frozen=True)
@@ -65,10 +90,12 @@ def make_pair(student: LanguageModel, teacher: LanguageModel) -> Pair:
     teacher.module.freeze()
     size = min(len(student.tokenizer), logit_width(student), logit_width(teacher))
     stop_id = _stop_id(student, size)
-    return Pair(
-        Scorer(student, merge_stops(size, stop_id, student.stop_ids, teacher.stop_ids)),
-        Scorer(teacher, merge_stops(size, stop_id, teacher.stop_ids, student.stop_ids)),
+    merges = (
+        merge_stops(size, stop_id, student.stop_ids, teacher.stop_ids),
+        merge_stops(size, stop_id, teacher.stop_ids, student.stop_ids),
     )
+    models = zip((student, teacher), merges, strict=True)
+    return Pair(*(Scorer(model, merge, split_model(model.module)) for model, merge in models))
 
 
 def single(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer:
@@ -77,7 +104,8 @@ def single(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer:
     `other_stops` are EOS ids of a teacher that it was trained with, masked as in training.
     """
     size = min(len(model.tokenizer), logit_width(model))
-    return Scorer(model, merge_stops(size, _stop_id(model, size), model.stop_ids, other_stops))
+    merge = merge_stops(size, _stop_id(model, size), model.stop_ids, other_stops)
+    return Scorer(model, merge, split_model(model.module))
 
 
 def _stop_id(model: LanguageModel, size: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from trb_mlx.ops.numerics import log_softmax, logsumexp, sum_last
+from trb_mlx.ops.numerics import logsumexp, sum_last
 
 SUPPORT_MODES = ("tail", "renormalized", "truncated")
 Terms = tuple[mx.array, mx.array, mx.array]
@@ -33,7 +33,12 @@ def support_logprobs(logits: mx.array, support: mx.array) -> tuple[mx.array, mx.
         `[..., K]` and `[...]`, in nats; the second is −inf where the support is everything.
     """
     logits = logits.astype(mx.float32)
-    total = logsumexp(logits, keepdims=True)
+    return _bucket_logprobs(logits, logsumexp(logits, keepdims=True), support)
+
+
+def _bucket_logprobs(
+    logits: mx.array, total: mx.array, support: mx.array
+) -> tuple[mx.array, mx.array]:
     inside = mx.take_along_axis(logits, support, axis=-1) - total
     outside = mx.put_along_axis(logits, support, mx.array(-mx.inf), axis=-1)
     return inside, logsumexp(outside) - total.squeeze(-1)
@@ -67,11 +72,11 @@ def reverse_kl_on_support(
     """
     if mode not in SUPPORT_MODES:
         raise ValueError(f"mode {mode!r} is not one of {', '.join(SUPPORT_MODES)}")
-    return _SUPPORT_LOSSES[mode](logits, support, teacher_logprobs, teacher_rest)
+    return _SUPPORT_LOSSES[mode](logits, support, teacher_logprobs, teacher_rest)[0]
 
 
 def _support_loss(terms: Callable[..., Terms]) -> Any:
-    """A custom function of (logits, support, teacher_logprobs, teacher_rest).
+    """A custom function of (logits, support, teacher_logprobs, teacher_rest) → (loss, gradient).
 
     `terms` gives, from the student's and the teacher's log-probs on the support and the rest,
     the loss `[N]` and its gradient: dL/dz_v itself inside the support `[N, K]`, and the factor c
@@ -81,26 +86,26 @@ def _support_loss(terms: Callable[..., Terms]) -> Any:
     @mx.custom_function
     def loss(
         logits: mx.array, support: mx.array, teacher_logprobs: mx.array, teacher_rest: mx.array
-    ) -> mx.array:
-        inside, rest = support_logprobs(logits, support)
-        return terms(inside, rest, teacher_logprobs, teacher_rest)[0]
+    ) -> tuple[mx.array, mx.array]:
+        logits = logits.astype(mx.float32)
+        total = logsumexp(logits, keepdims=True)
+        inside, rest = _bucket_logprobs(logits, total, support)
+        value, on_support, factor = terms(inside, rest, teacher_logprobs, teacher_rest)
+        outside = mx.exp(logits - total) * factor[..., None]
+        return value, mx.put_along_axis(outside, support, on_support, axis=-1)
 
-    @loss.vjp
-    def loss_vjp(primals: Any, cotangent: mx.array, _: Any) -> tuple[mx.array, ...]:
-        logits, support, teacher_logprobs, teacher_rest = primals
-        inside, rest = support_logprobs(logits, support)
-        _, on_support, factor = terms(inside, rest, teacher_logprobs, teacher_rest)
-        scale = cotangent[..., None]
-        outside = mx.exp(log_softmax(logits)) * (factor[..., None] * scale)
-        grad = mx.put_along_axis(outside, support, on_support * scale, axis=-1)
-        return (
-            grad.astype(logits.dtype),
-            mx.zeros_like(support),
-            mx.zeros_like(teacher_logprobs),
-            mx.zeros_like(teacher_rest),
-        )
-
+    loss.vjp(_scaled_gradient)
     return loss
+
+
+def _scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+    """The backward of every loss here: its second output, scaled, for the first argument alone.
+
+    Loss and gradient are formed together, since both need the same exponentials of `[N, V]`.
+    """
+    logits, *others = primals
+    grad = outputs[1] * cotangents[0][..., None]
+    return grad.astype(logits.dtype), *(mx.zeros_like(other) for other in others)
 
 
 def _weighted(logprobs: mx.array, values: mx.array) -> mx.array:
@@ -152,24 +157,19 @@ def reverse_kl(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
     Returns:
         `[N]` in nats. The gradient is p·(log p − log q − KL).
     """
-    return _exact_loss(logits, teacher_logprobs)
+    return _exact_loss(logits, teacher_logprobs)[0]
 
 
-def _make_exact_loss() -> Any:
-    @mx.custom_function
-    def loss(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
-        student = log_softmax(logits)
-        return sum_last(_weighted(student, student - teacher_logprobs))
-
-    @loss.vjp
-    def loss_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> tuple[mx.array, ...]:
-        logits, teacher_logprobs = primals
-        student = log_softmax(logits)
-        ratio = student - teacher_logprobs
-        grad = _weighted(student, ratio - output[..., None]) * cotangent[..., None]
-        return grad.astype(logits.dtype), mx.zeros_like(teacher_logprobs)
-
-    return loss
+def _exact_terms(logits: mx.array, teacher_logprobs: mx.array) -> tuple[mx.array, mx.array]:
+    # On long rows these few arrays [N, V] are the memory of the loss: p, p·(log p − log q), and
+    # the gradient. What is read twice is kept; everything else is written over.
+    logits = logits.astype(mx.float32)
+    total = logsumexp(logits, keepdims=True)
+    mass = mx.exp(logits - total)
+    terms = mx.where(mass == 0.0, 0.0, mass * ((logits - teacher_logprobs) - total))
+    value = sum_last(terms, keepdims=True)
+    return value.squeeze(-1), terms - mass * value
 
 
-_exact_loss = _make_exact_loss()
+_exact_loss: Any = mx.custom_function(_exact_terms)
+_exact_loss.vjp(_scaled_gradient)

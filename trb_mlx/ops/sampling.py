@@ -14,7 +14,9 @@ FIXED = 30
 LOWEST = -1e30  # finite, so that a row of -inf stays free of nan
 
 
-def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -> np.ndarray:
+def row_uniforms(
+    seed: int, step: int, prompt: int, rollout: int, length: int, stream: int = 0
+) -> np.ndarray:
     """The uniforms of one rollout, from numpy's counter-based Philox generator.
 
     Args:
@@ -23,11 +25,12 @@ def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -
         prompt: the prompt's index, with `rollout` the upper half of the counter.
         rollout: the rollout's number for that prompt.
         length: how many positions; a longer array begins with the shorter one.
+        stream: which of several independent arrays, below 2^63.
 
     Returns:
         float32 `[length, 2]`, (high, low) in [0, 1): u = high + 2^−24·low.
     """
-    generator = np.random.Philox(key=[seed, step], counter=[0, 0, rollout, prompt])
+    generator = np.random.Philox(key=[seed, step], counter=[0, stream, rollout, prompt])
     words = generator.random_raw(length)
     mask = np.uint64(2**BITS - 1)
     parts = [words >> np.uint64(64 - BITS), (words >> np.uint64(64 - 2 * BITS)) & mask]

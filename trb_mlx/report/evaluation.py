@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.ops.numerics import kl_divergence, log_softmax
 from trb_mlx.rollout.kv_cache import second_stream
-from trb_mlx.rollout.packing import pack_rollout
+from trb_mlx.rollout.packing import Packed, pack_rollout
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
 
@@ -61,14 +62,27 @@ def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
     The mean runs over the response tokens of the given rollouts.
     """
     total = 0.0
+    chunk = chunk_tokens(pair.student.merge.size, models=2)
     for packed in pack_rollout(rollout, rows_at_once):
-        student = log_softmax(packed.pick(pair.student.logits(packed.ids)))
+        student, student_logits = _before_head(pair.student, packed)
         with mx.stream(second_stream()):
-            teacher = log_softmax(packed.pick(pair.teacher.logits(packed.ids)))
-        divergence = kl_divergence(student, teacher)
-        mx.eval(divergence)
-        total += float(np.asarray(divergence).sum(dtype=np.float64))
+            teacher, teacher_logits = _before_head(pair.teacher, packed)
+        mx.eval(student, teacher)  # the bodies are done before any logits stand beside them
+        for start in range(0, packed.count, chunk):
+            rows = slice(start, start + chunk)
+            divergence = kl_divergence(
+                log_softmax(student_logits(student[rows])),
+                log_softmax(teacher_logits(teacher[rows])),
+            )
+            total += float(np.asarray(divergence).sum(dtype=np.float64))
     return total / int(rollout.lengths.sum())
+
+
+def _before_head(scorer: Scorer, packed: Packed) -> tuple[mx.array, Callable[[mx.array], mx.array]]:
+    """What a model gives at the response tokens, `[N, …]`, and the way from there to logits."""
+    if scorer.split is None:
+        return packed.pick(scorer.logits(packed.ids)), lambda logits: logits
+    return packed.pick(scorer.hidden(packed.ids)), scorer.logits_of
 
 
 class Evaluator:

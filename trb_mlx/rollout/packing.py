@@ -10,6 +10,10 @@ import numpy as np
 
 from trb_mlx.types import Rollout
 
+# With buckets, sizes are rounded up to four classes an octave, never finer than these steps.
+LENGTH_STEP = 32
+COUNT_STEP = 256
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -31,50 +35,69 @@ class Packed:
     count: int
 
     def pick(self, values: mx.array) -> mx.array:
-        """The rows `[N, V]` of `[b', L, V]` that predict response tokens."""
+        """The rows `[N, …]` of `[b', L, …]` that predict response tokens."""
         return values.reshape(-1, values.shape[-1])[self.positions]
 
     def flat(self, values: np.ndarray) -> mx.array:
         """`[B, T, …]` of the whole rollout as `[N, …]`, zeros at padding."""
-        chosen = values[self.rows][self.mask]
+        row, position = np.nonzero(self.mask)
+        chosen = values[self.rows[row], position]
         padding = self.positions.size - self.count
         return mx.array(np.pad(chosen, [(0, padding)] + [(0, 0)] * (chosen.ndim - 1)))
 
 
-def pack_rollout(rollout: Rollout, rows_at_once: int, bucket: int = 1) -> Iterator[Packed]:
-    """All rows of a rollout in groups of similar length.
+def pack_rollout(
+    rollout: Rollout,
+    rows_at_once: int,
+    tokens_at_once: int | None = None,
+    buckets: bool = False,
+) -> Iterator[Packed]:
+    """All rows of a rollout in groups of similar length, the longest first.
 
     Args:
         rollout: finished rollouts.
-        rows_at_once: rows a group.
-        bucket: L and N are rounded up to multiples of it, and rows to `rows_at_once` where it
-            is above 1, so that a compiled function sees few shapes.
+        rows_at_once: the most rows of a group.
+        tokens_at_once: the most positions b·L of a group (a longer row goes alone).
+        buckets: round L and N up to `size_class`es and rows to what fits of that L, so that a
+            compiled function sees few shapes: L decides b, and N has a few classes for each.
     """
-    totals = [len(job.prompt.tokens) for job in rollout.jobs] + rollout.lengths
-    order = np.argsort(totals, kind="stable")
-    for start in range(0, len(order), rows_at_once):
-        yield _pack(rollout, order[start : start + rows_at_once], rows_at_once, bucket)
-
-
-def _pack(rollout: Rollout, rows: np.ndarray, rows_at_once: int, bucket: int) -> Packed:
-    texts = [
-        [*rollout.jobs[row].prompt.tokens, *rollout.tokens[row, : rollout.lengths[row]].tolist()]
-        for row in rows
-    ]
     # The last token predicts nothing, so no model needs to read it.
-    length = _round_up(max(len(text) for text in texts) - 1, bucket)
-    ids = np.zeros((rows_at_once if bucket > 1 else len(rows), length), np.int32)
-    for place, text in enumerate(texts):
-        ids[place, : len(text) - 1] = text[:-1]
+    totals = [len(job.prompt.tokens) - 1 for job in rollout.jobs] + rollout.lengths
+    order = np.argsort(-totals, kind="stable")
+    start = 0
+    while start < len(order):
+        length = int(totals[order[start]])
+        if buckets:
+            length = size_class(length, LENGTH_STEP)
+        most = rows_at_once
+        if tokens_at_once is not None:
+            most = min(most, max(1, tokens_at_once // length))
+        rows = order[start : start + most]
+        yield _pack(rollout, rows, most if buckets else len(rows), length, buckets)
+        start += most
+
+
+def _pack(rollout: Rollout, rows: np.ndarray, height: int, length: int, buckets: bool) -> Packed:
+    ids = np.zeros((height, length), np.int32)
+    for place, row in enumerate(rows):
+        response = rollout.tokens[row, : rollout.lengths[row]].tolist()
+        text = [*rollout.jobs[row].prompt.tokens, *response][:-1]
+        ids[place, : len(text)] = text
     mask = rollout.mask[rows]
     starts = np.array([len(rollout.jobs[row].prompt.tokens) - 1 for row in rows])
     grid = np.arange(len(rows))[:, None] * length + starts[:, None] + np.arange(mask.shape[1])
     positions = grid[mask]
     count = len(positions)
-    # A wider step for N: one group of b rows may hold anything from b to b·T tokens.
-    padded = np.pad(positions, (0, _round_up(count, bucket * 8 if bucket > 1 else 1) - count))
+    size = size_class(count, COUNT_STEP) if buckets else count
+    padded = np.pad(positions, (0, size - count))
     return Packed(rows, mask, mx.array(ids), mx.array(padded.astype(np.int32)), count)
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def size_class(value: int, step: int) -> int:
+    """`value` rounded up to a quarter of its power of two, and to a multiple of `step`.
+
+    Classes grow geometrically: few for any range, and never more than a fifth of a long row is
+    padding.
+    """
+    wide = max(step, 2 ** max(value - 1, 1).bit_length() // 8)
+    return -(-value // wide) * wide

@@ -5,10 +5,17 @@ The names are those of `trb_mlx.types.Records`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlx.core as mx
+import numpy as np
 
 from trb_mlx.ops.divergence import support_logprobs
 from trb_mlx.ops.numerics import entropy, log_softmax
+
+# Hidden states may take this share of the machine's memory: models, caches and the update's
+# activations need the rest, and beyond it the teacher's body is run again instead.
+KEEP_SHARE = 1 / 8
 
 
 def top_k(logits: mx.array, count: int) -> mx.array:
@@ -65,3 +72,46 @@ def teacher_records(
         "teacher_entropy": entropy(logprobs),
         "teacher_logprob": at_tokens(logprobs, tokens),
     }
+
+
+def to_host(values: mx.array) -> np.ndarray:
+    """A host array of the same bits (bfloat16, which numpy lacks, as uint16)."""
+    return np.asarray(values.view(mx.uint16) if values.dtype == mx.bfloat16 else values)
+
+
+def from_host(values: mx.array) -> mx.array:
+    """What `to_host` was given, from its result brought back to the device."""
+    return values.view(mx.bfloat16) if values.dtype == mx.uint16 else values
+
+
+@dataclass(frozen=True)
+class HiddenPlan:
+    """Whether the teacher's hidden states are kept from rollout to update, and why."""
+
+    keep: bool
+    reason: str
+
+
+def plan_hidden(setting: str, tokens: int, width: int, itemsize: int, memory: int) -> HiddenPlan:
+    """Decide whether the hidden states of one step's tokens are kept.
+
+    Args:
+        setting: `loss.keep_hidden`: `on`, `off`, or `auto` for `KEEP_SHARE` of the memory.
+        tokens: the most response tokens that a step can have.
+        width: D of the teacher.
+        itemsize: bytes a number.
+        memory: bytes of the machine.
+    """
+    needed, limit = tokens * width * itemsize, int(memory * KEEP_SHARE)
+    keep = setting == "on" or (setting == "auto" and needed <= limit)
+    size = f"at most {needed / 2**20:,.0f} MiB for {tokens:,} tokens"
+    share = f"{limit / 2**20:,.0f} MiB, an eighth of the memory"
+    why = {
+        "on": f"({size}; loss.keep_hidden is on)",
+        "off": "(loss.keep_hidden is off): its body runs again in the update",
+        "auto": f"({size}, within {share})"
+        if keep
+        else f"({size}, above {share}): its body runs again in the update",
+    }
+    kept = "are kept" if keep else "are not kept"
+    return HiddenPlan(keep, f"the teacher's hidden states {kept} {why[setting]}")

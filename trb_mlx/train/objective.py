@@ -10,14 +10,17 @@ import mlx.core as mx
 from trb_mlx.config import LossConfig
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
-from trb_mlx.ops.numerics import log_softmax
+from trb_mlx.ops.fused_head import Arrays, TokenLoss, chunk_tokens, fused_head_loss
+from trb_mlx.ops.numerics import log_softmax, logsumexp
 from trb_mlx.ops.vocab import shared_logits
 from trb_mlx.rollout.packing import Packed
-from trb_mlx.rollout.recording import at_tokens, tempered
+from trb_mlx.rollout.recording import from_host
 from trb_mlx.types import Rollout
 
-Batch = dict[str, mx.array]
-Metrics = dict[str, mx.array]
+# The student's logits and the teacher's log-probs, both [n, V] → a divergence [n] in nats.
+Divergence = Callable[[mx.array, mx.array], mx.array]
+# The forms of `loss.mode` that compare whole distributions; the others know a support only.
+WHOLE_VOCABULARY: dict[str, Divergence] = {"exact": reverse_kl}
 
 
 @dataclass(frozen=True)
@@ -30,41 +33,95 @@ class Objective:
             whole step's token count, so that micro-batches simply add up. The measures are
             `logprob_gap`, |student log-prob of the drawn token now − when drawn|, and
             `reverse_kl` where the loss itself is another form.
+        plain: why logits of whole micro-batches are held, or None where they never are.
     """
 
-    batch: Callable[[Rollout, Packed, int], Batch]
-    loss: Callable[[Batch], tuple[mx.array, Metrics]]
+    batch: Callable[[Rollout, Packed, int], Arrays]
+    loss: Callable[[Arrays], tuple[mx.array, Arrays]]
+    plain: str | None
 
 
 def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Objective:
-    """The objective that a config names; its loss runs the student as it is now."""
-    student = pair.student
+    """The objective that a config names; its loss runs the student as it is now.
 
-    def batch(rollout: Rollout, packed: Packed, total: int) -> Batch:
-        return _batch(rollout, packed, total, None if config.mode != "exact" else pair)
+    The student's adapters must be in place: whether its head is trained is decided here.
+    """
+    student, whole = pair.student, config.mode in WHOLE_VOCABULARY
+    plain = why_plain(pair, whole)
+    token_loss = _token_loss(config.mode, pair, temperature, plain is None)
+    chunk = chunk_tokens(student.merge.size, models=2 if whole else 1)
 
-    def divergence(logits: mx.array, arrays: Batch, mode: str) -> mx.array:
-        if mode == "exact":
-            return reverse_kl(logits, arrays["teacher"])
+    def batch(rollout: Rollout, packed: Packed, total: int) -> Arrays:
+        arrays = _common(rollout, packed, total)
+        return arrays | (
+            _whole(pair, rollout, packed, plain is None) if whole else _support(rollout, packed)
+        )
+
+    def loss(arrays: Arrays) -> tuple[mx.array, Arrays]:
+        weights, known = arrays["weights"], _per_token(arrays)
+        if plain is None:
+            hidden = _pick(student.hidden(arrays["ids"]), arrays["positions"])
+            values, measures = fused_head_loss(hidden, known, student.logits_of, token_loss, chunk)
+        else:
+            logits = _pick(student.model.module(arrays["ids"]), arrays["positions"])
+            values, measures = token_loss(shared_logits(logits, student.merge), known)
+        return _weighted_sum(values, weights), {
+            name: _weighted_sum(value, weights) for name, value in measures.items()
+        }
+
+    return Objective(batch, loss, plain)
+
+
+def why_plain(pair: Pair, whole: bool) -> str | None:
+    """Why the heads cannot be run chunk by chunk, or None where they can.
+
+    The teacher's is needed where the whole vocabulary is matched.
+    """
+    student, teacher = pair.student, pair.teacher
+    apart = "has no head that can be run apart from its body"
+    if student.split is None:
+        return f"student {student.model.name} {apart}"
+    if whole and teacher.split is None:
+        return f"teacher {teacher.model.name} {apart}"
+    if not student.split.is_frozen():
+        return f"the head of student {student.model.name} is trained too"
+    return None
+
+
+def _token_loss(mode: str, pair: Pair, temperature: float, fused: bool) -> TokenLoss:
+    """The loss and measures of some tokens, from the student's logits `[n, V]`."""
+
+    def on_support(logits: mx.array, arrays: Arrays, mode: str) -> mx.array:
         teacher = arrays["teacher_support"], arrays["teacher_rest"]
         return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
 
-    def loss(arrays: Batch) -> tuple[mx.array, Metrics]:
-        hidden = student.model.module(arrays["ids"])
-        logits = hidden.reshape(-1, hidden.shape[-1])[arrays["positions"]]
-        logits = shared_logits(logits, student.merge)
-        per_token = divergence(logits, arrays, config.mode)
+    def token_loss(logits: mx.array, arrays: Arrays) -> tuple[mx.array, Arrays]:
         fixed = mx.stop_gradient(logits)
-        now = at_tokens(tempered(fixed, temperature), arrays["tokens"])
+        now = token_logprobs(fixed, arrays["tokens"], temperature)
         measures = {"logprob_gap": mx.abs(now - arrays["student_logprob"])}
-        if config.mode not in ("tail", "exact"):
-            measures["reverse_kl"] = divergence(fixed, arrays, "tail")
-        weights = arrays["weights"]
-        return _weighted_sum(per_token, weights), {
-            name: _weighted_sum(values, weights) for name, values in measures.items()
-        }
+        if mode not in WHOLE_VOCABULARY:
+            if mode != "tail":
+                measures["reverse_kl"] = on_support(fixed, arrays, "tail")
+            return on_support(logits, arrays, mode), measures
+        given = arrays["teacher"]
+        teacher = log_softmax(pair.teacher.logits_of(given) if fused else given)
+        if mode != "exact":
+            measures["reverse_kl"] = reverse_kl(fixed, teacher)
+        return WHOLE_VOCABULARY[mode](logits, teacher), measures
 
-    return Objective(batch, loss)
+    return token_loss
+
+
+def token_logprobs(logits: mx.array, tokens: mx.array, temperature: float) -> mx.array:
+    """Log-probs `[n]` of given ids `[n]` under logits `[n, V]` at a temperature."""
+    if temperature != 1.0:
+        logits = logits / temperature
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1).squeeze(-1)
+    return chosen - logsumexp(logits)
+
+
+def _pick(values: mx.array, positions: mx.array) -> mx.array:
+    return values.reshape(-1, values.shape[-1])[positions]
 
 
 def _weighted_sum(values: mx.array, weights: mx.array) -> mx.array:
@@ -72,22 +129,44 @@ def _weighted_sum(values: mx.array, weights: mx.array) -> mx.array:
     return mx.where(weights > 0, weights * values, 0.0).sum()
 
 
-def _batch(rollout: Rollout, packed: Packed, total: int, pair: Pair | None) -> Batch:
-    """The arrays of one micro-batch; `pair` is given where the whole vocabulary is matched."""
+def _per_token(arrays: Arrays) -> Arrays:
+    """What is known of each token: all but the rows and the averaging."""
+    return {
+        name: values
+        for name, values in arrays.items()
+        if name not in ("ids", "positions", "weights")
+    }
+
+
+def _common(rollout: Rollout, packed: Packed, total: int) -> Arrays:
     records = rollout.records
     assert records is not None
     places = mx.arange(packed.positions.size)
-    arrays = {
+    return {
         "ids": packed.ids,
         "positions": packed.positions,
         "tokens": packed.flat(rollout.tokens),
         "student_logprob": packed.flat(records.student_logprob),
         "weights": mx.where(places < packed.count, 1.0 / total, 0.0),
     }
-    if pair is not None:
-        arrays["teacher"] = log_softmax(packed.pick(pair.teacher.logits(packed.ids)))
-        return arrays
-    arrays["support"] = packed.flat(records.support)
-    arrays["teacher_support"] = packed.flat(records.teacher_support)
-    arrays["teacher_rest"] = packed.flat(records.teacher_rest)
-    return arrays
+
+
+def _support(rollout: Rollout, packed: Packed) -> Arrays:
+    """The teacher on the student's support, as the rollout recorded it."""
+    names = ("support", "teacher_support", "teacher_rest")
+    return {name: packed.flat(getattr(rollout.records, name)) for name in names}
+
+
+def _whole(pair: Pair, rollout: Rollout, packed: Packed, fused: bool) -> Arrays:
+    """The teacher over the whole vocabulary: hidden states `[N, D]`, or logits `[N, V]`.
+
+    Hidden states that the rollout did not keep are computed again, for this micro-batch alone.
+    """
+    records, teacher = rollout.records, pair.teacher
+    if teacher.split is None:
+        return {"teacher": packed.pick(teacher.logits(packed.ids))}
+    if records is not None and records.teacher_hidden is not None:
+        hidden = from_host(packed.flat(records.teacher_hidden))
+    else:
+        hidden = packed.pick(teacher.hidden(packed.ids))
+    return {"teacher": hidden if fused else teacher.logits_of(hidden)}

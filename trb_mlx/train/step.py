@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import numpy as np
 from mlx.utils import tree_map
 
 from trb_mlx.config import TrainConfig
@@ -19,9 +19,6 @@ from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.objective import Objective
 from trb_mlx.types import Metrics, Rollout
-
-# Lengths are rounded up to multiples of this when compiled: few shapes, little padding.
-BUCKET = 32
 
 
 class Stepper:
@@ -77,17 +74,34 @@ class Stepper:
             not applied).
         """
         self.module.train()
-        total = int(rollout.lengths.sum())
-        sums: Any = None
-        bucket = BUCKET if self.compiled else 1
-        for packed in pack_rollout(rollout, self._config.micro_batch_size, bucket):
-            part = self._grad(self._objective.batch(rollout, packed, total))
-            sums = part if sums is None else tree_map(mx.add, sums, part)
-            mx.eval(sums)  # bounds the memory to one micro-batch's graph
+        (loss, measures), grads = self._accumulate(rollout)
         self.module.eval()
-        (loss, measures), grads = sums
         with shield():
-            return self._apply(grads, {"loss": loss, "reverse_kl": loss} | measures, learning_rate)
+            sums = {"loss": loss, "reverse_kl": loss} | measures
+            return self._apply(grads, sums, learning_rate)
+
+    def _accumulate(self, rollout: Rollout) -> Any:
+        """((loss, measures), gradients) of the whole rollout, micro-batch by micro-batch.
+
+        Nothing here waits for the device: it works on one micro-batch while the host packs the
+        next. What it holds stays that of about one, since work is handed over in order and
+        every intermediate result is let go of as soon as it is used.
+        """
+        config, total = self._config, int(rollout.lengths.sum())
+        sums: Any = None
+        shape: Any = None
+        for packed in pack_rollout(
+            rollout, config.micro_batch_size, config.micro_batch_tokens, self.compiled
+        ):
+            if packed.ids.shape != shape:
+                mx.clear_cache()  # buffers of another shape would lie idle
+            shape = packed.ids.shape
+            batch = self._objective.batch(rollout, packed, total)
+            mx.async_eval(batch)  # type: ignore[no-untyped-call]
+            part = self._grad(batch)
+            sums = part if sums is None else tree_map(mx.add, sums, part)
+            mx.async_eval(sums)  # type: ignore[no-untyped-call]
+        return sums
 
     def rewind(self, updates: int) -> None:
         """Take the last update back where more than `updates` were made."""
@@ -98,20 +112,30 @@ class Stepper:
             self.updates, self._before = updates, None
 
     def _apply(self, grads: Any, sums: dict[str, Any], learning_rate: float) -> Metrics:
+        """One AdamW update where all is finite, and the one transfer of the step's numbers."""
         clipped, norm = optim.clip_grad_norm(grads, self._config.max_grad_norm)
-        metrics = {name: float(value.item()) for name, value in sums.items()}
-        metrics["grad_norm"] = float(norm.item())
+        finite = mx.isfinite(sums["loss"]) & mx.isfinite(norm)
+        numbers = sums | {"grad_norm": norm, "skipped": ~finite}
+        before = self._trees()
         # Arrays are immutable, so the old state costs no more than its bytes.
-        trees = (self.module.trainable_parameters(), self.optimizer.state)
-        self._before = (*tree_map(lambda array: array, trees), self.skipped)
+        self._before = (*tree_map(lambda array: array, before), self.skipped)
         self.updates += 1
-        finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
-        if finite:
-            self.optimizer.learning_rate = mx.array(learning_rate, dtype=mx.float32)
-            self.optimizer.update(self.module, clipped)
-            mx.eval(self.module.trainable_parameters(), self.optimizer.state)
-        self.skipped += not finite
-        return metrics | {"learning_rate": learning_rate, "skipped": float(not finite)}
+        self.optimizer.learning_rate = mx.array(learning_rate, dtype=mx.float32)
+        self.optimizer.update(self.module, clipped)
+        kept = tree_map(
+            lambda new, old: mx.where(finite, new, old), self._trees(), self._before[:2]
+        )
+        self.module.update(kept[0])
+        self.optimizer.state = kept[1]
+        found = mx.stack([value.astype(mx.float32) for value in numbers.values()])
+        mx.eval(kept, found)
+        metrics = dict(zip(numbers, np.asarray(found).tolist(), strict=True))
+        self.skipped += int(metrics["skipped"])
+        mx.clear_cache()  # what comes next, drawing or evaluating, has other shapes
+        return metrics | {"learning_rate": learning_rate}
+
+    def _trees(self) -> tuple[Any, Any]:
+        return self.module.trainable_parameters(), self.optimizer.state
 
 
 def use_compile(setting: str) -> bool:

@@ -14,7 +14,9 @@ from trb_mlx.data.prompts import order
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
+from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.rollout.speculative import Blended
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
 from trb_mlx.train.step import Stepper
@@ -31,6 +33,8 @@ class TrainingWork:
     behavior: Behavior
     stepper: Stepper
     rewards: Callable[[Rollout], list[float]]
+    keep_hidden: bool = False  # the teacher's hidden states, from rollout to update
+    draft_length: DraftLength | None = None  # chosen when the teacher is first asked
 
     def train(self, step: int, shield: Shield) -> StepResult:
         """Update number `step` + 1, with its metrics."""
@@ -57,20 +61,39 @@ class TrainingWork:
         jobs = self._jobs(step)
         settings = self.config.rollout
         sampling = Sampling(
-            settings.max_tokens, settings.batch_size, settings.temperature, self.config.loss.top_k
+            settings.max_tokens,
+            settings.batch_size,
+            settings.temperature,
+            self.config.loss.top_k,
+            self.keep_hidden,
         )
         if self.behavior.needs_teacher(step):
+            budget = self.behavior.budget(step)
+            if self.draft_length is None:
+                self.draft_length = self._draft_length(sampling, budget)
             return sample_blended(
-                self.pair.student,
-                self.pair.teacher,
-                jobs,
-                sampling,
-                self.behavior,
-                self.behavior.budget(step),
+                self.pair, jobs, sampling, self.behavior, budget, self.draft_length
             )
         rollout = sample(self.pair.student, jobs, sampling)
-        score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
+        train = self.config.train
+        sizes = train.micro_batch_size, train.micro_batch_tokens
+        score(self.pair.teacher, rollout, sizes, self.keep_hidden)
         return rollout
+
+    def _draft_length(self, sampling: Sampling, budget: float) -> DraftLength:
+        setting = self.config.rollout.draft_length
+        rollouts = self.config.train.prompts_per_step * self.config.rollout.rollouts_per_prompt
+        if setting != "auto":
+            return Fixed(setting)
+        if self.config.train.deterministic:
+            sizes = (self.pair.student.model.nbytes(), self.pair.teacher.model.nbytes())
+            return Adaptive(assumed_costs(*sizes))
+        return Adaptive(
+            measured_costs(
+                lambda: Blended(self.pair, self.behavior, budget, sampling),
+                min(sampling.batch_size, rollouts),
+            )
+        )
 
     def _jobs(self, step: int) -> list[Job]:
         train = self.config.train
