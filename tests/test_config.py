@@ -21,12 +21,9 @@ from trb_mlx.config_file import (
 )
 from trb_mlx.errors import UserError
 
+# Comparisons are of another schema: tests/report/test_compare_spec.py.
 FOLDER = Path(__file__).parent.parent / "configs"
-CONFIGS = sorted(
-    path
-    for path in FOLDER.rglob("*.yaml")
-    if path.parent.name != "compare"  # of another schema
-)
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "compare")
 METHOD_KEYS = ("behavior.", "target.", "loss.")
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}
 
