@@ -20,7 +20,11 @@ from trb_mlx.config_file import (
 )
 from trb_mlx.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for path in (Path(__file__).parent.parent / "configs").rglob("*.yaml")
+    if path.parent.name != "compare"  # of another schema
+)
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}
 
 

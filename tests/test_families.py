@@ -92,7 +92,7 @@ def test_a_step_learns_and_its_adapters_travel(
     objective = make_objective(LossConfig(mode="exact"), pair, 1.0)
     stepper = Stepper(student.module, objective, TrainConfig(learning_rate=0.01))
     rollout = sample(pair.student, jobs(), SAMPLING)
-    score(pair.teacher, rollout, (8, 1000), keep_hidden=False)
+    score(pair.teacher, rollout, (8, 1000))
     first = stepper.update(rollout, 0.01)
     assert first["logprob_gap"] < 1e-3  # drawing with a cache and training without one agree
     for _ in range(8):

@@ -58,7 +58,7 @@ def test_what_stopped_within_the_cut_stays(pair: Pair) -> None:
 
 def test_an_excerpt_shows_every_token_with_its_ratio(pair: Pair) -> None:
     rollout, _ = drawn(pair)
-    score(pair.teacher, rollout, 2)
+    score(pair.teacher, rollout, (2, 1000))
     assert rollout.records is not None
     shown = excerpt(pair.student, rollout, 1, None)
     ids = rollout.response(1)

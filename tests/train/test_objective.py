@@ -19,7 +19,7 @@ from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.ops import fused_head
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.recording import hidden_to_host
+from trb_mlx.rollout.recording import to_host
 from trb_mlx.train.objective import make_objective, token_logprobs
 from trb_mlx.types import Rollout
 
@@ -116,7 +116,7 @@ def keep_hidden(pair: Pair, rollout: Rollout) -> None:
     """Fill in what a rollout may keep of the teacher."""
     assert rollout.records is not None
     for packed in pack_rollout(rollout, 2):
-        hidden = hidden_to_host(packed.pick(pair.teacher.hidden(packed.ids)))
+        hidden = to_host(packed.pick(pair.teacher.hidden(packed.ids)))
         if rollout.records.teacher_hidden is None:
             shape = (*rollout.tokens.shape, hidden.shape[-1])
             rollout.records.teacher_hidden = np.zeros(shape, hidden.dtype)

@@ -46,7 +46,9 @@ def sample_blended(
     return _sample(drawer, jobs, sampling, pair.student, draft_length)
 
 
-def score(teacher: Scorer, rollout: Rollout, sizes: tuple[int, int], keep_hidden: bool) -> None:
+def score(
+    teacher: Scorer, rollout: Rollout, sizes: tuple[int, int], keep_hidden: bool = False
+) -> None:
     """Fill in the teacher's records of finished rollouts, in batched passes without a cache.
 
     Args:
