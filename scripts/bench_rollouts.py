@@ -86,9 +86,7 @@ def bound(draft: float, verify: dict[int, float], acceptance: float) -> tuple[fl
 
 def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: int) -> Row:
     """One line of the table: rollouts of fixed length, the batch full throughout."""
-    pair = dataclasses.replace(
-        pair, student=endless(pair.student), teacher=endless(pair.teacher)
-    )
+    pair = dataclasses.replace(pair, student=endless(pair.student), teacher=endless(pair.teacher))
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
     jobs, sampling = make_jobs(pair, batch, seed), Sampling(48, batch)
     auto = Adaptive(measured_costs(lambda: Blended(pair, behavior, budget, sampling), batch))
@@ -128,6 +126,7 @@ def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: 
         "bound": limit,
         "best_length": best,
         "reached": gain / limit,
+        "costs": auto.costs,
     }
 
 
