@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from trb_mlx.rollout.recording import from_host, to_host, plan_hidden
+from trb_mlx.rollout.recording import from_host, plan_hidden, to_host
 from trb_mlx.types import Records
 
 
