@@ -95,8 +95,8 @@ class _Session:
         add_lora(module, config.lora, config.train.seed)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
-        objective = make_objective(config.loss, pair, config.rollout.temperature)
-        self.stepper = Stepper(module, objective, config.train)
+        self.objective = make_objective(config.loss, pair, config.rollout.temperature)
+        self.stepper = Stepper(module, self.objective, config.train)
         self.work = TrainingWork(
             config,
             pair,
@@ -209,6 +209,8 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
+    if session.objective.plain is not None:
+        say(console, f"logits of whole micro-batches are held: {session.objective.plain}.")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
 
