@@ -21,7 +21,8 @@ ROOMS = [
     {"run_folder"},
     {"export"},
     {"report"},
-    {"runs", "inference"},
+    {"runs", "inference", "evaluating", "comparing", "side_by_side"},
+    {"exports"},  # asks inference which file a checkpoint is
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

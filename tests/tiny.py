@@ -23,20 +23,21 @@ SIZES = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
-EXTRAS = {
+EXTRAS: dict[str, dict[str, object]] = {
     "llama": {},
+    "mistral": {},  # mlx-lm maps it to llama
+    "qwen2": {},
     "qwen3": {},
-    "gemma3_text": {
-        "num_hidden_layers": 3,
-        "sliding_window": 8,
-        "sliding_window_pattern": 3,
-        "query_pre_attn_scalar": 8,
-        "rope_local_base_freq": 10000.0,
-        "rope_traditional": False,
+    "qwen3_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 16,
+        "norm_topk_prob": True,
     },
-}
-# Models with other heads; not every one of them decodes in batches in mlx-lm.
-HEADS = {
+    "phi3": {},
+    "smollm3": {"no_rope_layer_interval": 2},
     "gemma2": {"query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
     "cohere": {"logit_scale": 0.25, "layer_norm_eps": 1e-5},
     "granite": {
@@ -47,7 +48,7 @@ HEADS = {
         "attention_bias": False,
         "mlp_bias": False,
     },
-    "mamba2": {
+    "mamba2": {  # recurrent throughout
         "num_heads": 4,
         "head_dim": 16,
         "state_size": 8,
@@ -60,7 +61,43 @@ HEADS = {
         "layer_norm_epsilon": 1e-5,
         "chunk_size": 8,
     },
+    "gemma3_text": {
+        "num_hidden_layers": 3,
+        "sliding_window": 8,
+        "sliding_window_pattern": 3,
+        "query_pre_attn_scalar": 8,
+        "rope_local_base_freq": 10000.0,
+        "rope_traditional": False,
+    },
+    "lfm2": {  # short convolutions and attention
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "full_attention", "conv"],
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 32,
+        "block_multiple_of": 8,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+    },
+    "qwen3_next": {  # gated delta rule and attention, experts
+        "num_hidden_layers": 2,
+        "full_attention_interval": 2,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_conv_kernel_dim": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "shared_expert_intermediate_size": 16,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 16,
+        "partial_rotary_factor": 0.5,
+    },
 }
+HEADS = ("gemma2", "cohere", "granite", "mamba2")  # other than a bare projection
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -110,7 +147,7 @@ def make_model(
         "vocab_size": vocab,
         "eos_token_id": ids if len(ids) > 1 else ids[0],
         **SIZES,
-        **(EXTRAS | HEADS)[kind],
+        **EXTRAS[kind],
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))

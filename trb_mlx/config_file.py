@@ -6,14 +6,16 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trb_mlx.config import Config
+from trb_mlx.config import READ_WITH, Config, Section
 from trb_mlx.errors import UserError
+
+S = TypeVar("S", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,7 +38,7 @@ _Loader.add_implicit_resolver(
 
 
 def find_config(name: str) -> Path:
-    """The file of a path, or of a shipped config's name (`small`).
+    """The file of a path, or of a shipped config's name (`small`, `methods/skd`).
 
     Raises:
         UserError: if neither exists; names the nearest shipped config.
@@ -44,15 +46,26 @@ def find_config(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = {file.stem: file for file in sorted(_shipped_folder().glob("*.yaml"))}
+    folder = _shipped_folder()
+    shipped = {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for file in sorted(folder.rglob("*.yaml"))
+    }
     if name in shipped:
         return shipped[name]
     if path.is_dir():
         raise UserError(f"config {name} is a folder, and a YAML file was expected.")
     raise UserError(
         f"config {name} does not exist; expected a YAML file or the name of a shipped config"
-        f"{nearest(path.stem, shipped)} (shipped: {', '.join(shipped) or 'none'})."
+        f"{_nearest_shipped(path, shipped)} (shipped: {', '.join(shipped) or 'none'})."
     )
+
+
+def _nearest_shipped(path: Path, shipped: Iterable[str]) -> str:
+    """`; did you mean X?` by the file's own name, whatever folder it is looked for in."""
+    stems = {name.rpartition("/")[2]: name for name in shipped}
+    found = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)
+    return f"; did you mean {stems[found[0]]}?" if found else ""
 
 
 def _shipped_folder() -> Path:
@@ -99,10 +112,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
     """The typed config of a mapping; `where` names its origin in errors."""
+    return parse_section(Config, values, where)
+
+
+def parse_section(section: type[S], values: dict[str, Any], where: str) -> S:
+    """A typed section of a mapping, as `parse_config`.
+
+    Raises:
+        UserError: an unknown, missing or mistyped key, or a value out of range.
+    """
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error.errors()[0])}") from error
+        raise UserError(f"{where}: {_sentence(error.errors()[0], section)}") from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -140,6 +162,21 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
+def unread_keys(config: Config) -> list[str]:
+    """One sentence for each key that was changed but that the chosen methods do not read."""
+    given, defaults = flatten(config), _defaults()
+    return [
+        f"{key} is {given[key]!r}, but {decider} {given[decider]} does not use it."
+        for key, (decider, values) in READ_WITH.items()
+        if given[decider] not in values and given[key] != defaults[key]
+    ]
+
+
+def _defaults() -> dict[str, Any]:
+    models = {"teacher": {"model": ""}, "student": {"model": ""}}
+    return flatten(Config.model_validate(models))
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where no choice is near."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
@@ -159,14 +196,17 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[leaf] = value
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: ErrorDetails, section: type[Section]) -> str:
     """One sentence of pydantic's first complaint, with the key's full path."""
     path = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
+    if kind == "contradiction":  # between keys, so the sentence names them itself
+        return error["msg"]
     if kind == "extra_forbidden":
-        return f"{path} is not a known key{_nearest_key(error['loc'])}"
+        return f"{path} is not a known key{_nearest_key(error['loc'], section)}"
     if kind == "missing":
-        whole_section = len(error["loc"]) == 1  # only the two models have no default
+        # Of a config's sections only the two models have no default.
+        whole_section = section is Config and len(error["loc"]) == 1
         return f"{path}{'.model' if whole_section else ''} is required and was not given."
     found = error["input"]
     if kind == "literal_error" and isinstance(found, str):
@@ -179,9 +219,9 @@ def _sentence(error: ErrorDetails) -> str:
     return f"{path} is {shown}, expected {message}."
 
 
-def _nearest_key(location: tuple[int | str, ...]) -> str:
+def _nearest_key(location: tuple[int | str, ...], section: type[Section]) -> str:
     """The known key nearest to a wrong one: of the same section first, else of any section."""
-    keys = set(_all_keys(Config))
+    keys = set(_all_keys(section))
     *parents, leaf = (str(part) for part in location)
     prefix = ".".join(parents)
     siblings = {k for k in keys if k.rpartition(".")[0] == prefix} | {

@@ -1,4 +1,4 @@
-"""A run or a model, put to use: one answer, or pass@1 on held-out prompts."""
+"""A run or a model, opened for use, and one answer of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-import numpy as np
-
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.data.held_out import held_out_prompts
 from trb_mlx.data.prompts import make_formatter
-from trb_mlx.data.rewards import Verifier
 from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import WEIGHTS, load_adapter, snapshot
-from trb_mlx.models.loading import load_model, prepare_backend
-from trb_mlx.models.pair import Scorer, single
-from trb_mlx.report.evaluation import answer_rewards, held_out_rollouts, responses
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.models.pair import Pair, Scorer, make_pair, single
+from trb_mlx.report.evaluation import responses
+from trb_mlx.report.result_folder import file_digest
 from trb_mlx.report.writers import read_lines
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
@@ -31,22 +27,42 @@ Changes = Sequence[tuple[str, Any]]
 
 @dataclass(frozen=True)
 class Target:
-    """A loaded model with its adapter, and the config that says how it is used."""
+    """A loaded model with its adapter, and the config that says how it is used.
 
+    Attributes:
+        name: the folder or model that was named.
+        scorer: the model.
+        config: how it is used.
+        pair: the model as the student and its teacher, where that was asked for.
+        folder: the run's, where it is a run.
+        adapter: the SHA-256 of the adapter's weights, or None.
+    """
+
+    name: str
     scorer: Scorer
     config: Config
+    pair: Pair | None = None
+    folder: RunFolder | None = None
+    adapter: str | None = None
 
 
 def open_target(
-    target: str, adapter_path: str | None, checkpoint: str, changes: Changes = ()
+    target: str,
+    adapter_path: str | None,
+    checkpoint: str,
+    changes: Changes = (),
+    with_teacher: bool = False,
+    teacher: LanguageModel | None = None,
 ) -> Target:
     """Load a run's student with its adapter, or a model with or without one.
 
     Args:
         target: a run folder, or what `student.model` takes.
         adapter_path: a folder with mlx-lm adapters; a run has its own.
-        checkpoint: `final`, `best` (by held-out pass@1) or a step; of a run only.
+        checkpoint: `final`, `best` (held out) or a step; of a run only.
         changes: dotted keys and values on top of the config.
+        with_teacher: load `teacher.model` too.
+        teacher: take this one instead of loading it.
 
     Raises:
         UserError: the target is neither, or the adapter does not exist or fit.
@@ -58,17 +74,30 @@ def open_target(
             raise UserError(f"run {target} does not exist{nearest_run(target)}.")
         if checkpoint != "final":
             raise UserError(f"--checkpoint {checkpoint} needs a run folder, and {target} is none.")
-        models = [("teacher.model", target), ("student.model", target)]
-        config = load_config(None, [*models, *changes])
+        config = load_config(None, [*_model_keys(target), *changes])
     else:
         config = load_config(str(folder.config), changes)
     model = load_model(config.student)
+    pair = make_pair(model, teacher or load_model(config.teacher)) if with_teacher else None
+    weights = _adapter_weights(adapter_path, folder, checkpoint)
     stops: Sequence[int] = ()
+    if weights is not None:
+        stops = load_adapter(model, weights.parent, weights)
+    scorer = pair.student if pair else single(model, stops)
+    digest = None if weights is None else file_digest(weights)
+    return Target(target, scorer, config, pair, folder, digest)
+
+
+def _model_keys(model: str) -> Changes:
+    return [("teacher.model", model), ("student.model", model)]
+
+
+def _adapter_weights(
+    adapter_path: str | None, folder: RunFolder | None, checkpoint: str
+) -> Path | None:
     if adapter_path is not None:
-        stops = load_adapter(model, Path(adapter_path), Path(adapter_path) / WEIGHTS)
-    elif folder is not None:
-        stops = load_adapter(model, folder.adapter_path, adapter_file(folder, checkpoint))
-    return Target(single(model, stops), config)
+        return Path(adapter_path) / WEIGHTS
+    return None if folder is None else adapter_file(folder, checkpoint)
 
 
 def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
@@ -79,7 +108,7 @@ def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
     """
     if checkpoint == "final":
         return folder.adapter_path / WEIGHTS
-    step = _best_step(folder) if checkpoint == "best" else checkpoint
+    step = best_step(folder) if checkpoint == "best" else checkpoint
     kept = sorted(int(path.name.split("_")[0]) for path in folder.adapter_path.glob(f"*_{WEIGHTS}"))
     if not str(step).isdigit() or int(step) not in kept:
         raise UserError(
@@ -89,12 +118,19 @@ def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
     return snapshot(folder.adapter_path, int(step))
 
 
-def _best_step(folder: RunFolder) -> int:
+def best_step(folder: RunFolder) -> int:
+    """The step with the highest held-out pass@1, or the lowest reverse KL where no answer is.
+
+    Raises:
+        UserError: the run has no evaluation of a trained state.
+    """
     lines = read_lines(folder.metrics) if folder.metrics.exists() else []
-    scored = [line for line in lines if line["step"] and line.get("eval/pass@1") is not None]
-    if not scored:
-        raise UserError(f"--checkpoint best: {folder.path} has no evaluation with pass@1 yet.")
-    return int(max(scored, key=lambda line: line["eval/pass@1"])["step"])
+    for name, sign in (("eval/pass@1", 1.0), ("eval/reverse_kl", -1.0)):
+        scored = [(sign * line[name], line["step"]) for line in lines if line.get(name) is not None]
+        later = [(score, -step) for score, step in scored if step]  # of equals, the earliest
+        if later:
+            return -max(later)[1]
+    raise UserError(f"--checkpoint best: {folder.path} has no evaluation yet.")
 
 
 def generate_text(
@@ -129,35 +165,3 @@ def generate_text(
     job = Job(Prompt(0, text, tuple(tokens)), RolloutKey(seed, 0, 0, 0))
     rollout = sample(scorer, [job], Sampling(max_tokens, 1, temperature))
     return responses(scorer, rollout)[0]
-
-
-def evaluate(target: Target) -> dict[str, float | int]:
-    """pass@1 = mean of c/n over held-out problems, with the settings of the target's config.
-
-    Raises:
-        UserError: the prompts have no gold answers.
-    """
-    scorer, config = target.scorer, target.config
-    prompts = held_out_prompts(
-        config, scorer.model.tokenizer, lambda text: click.echo(text, err=True)
-    )
-    if all(prompt.answer is None for prompt in prompts):
-        raise UserError(
-            "the held-out prompts have no gold answers; name their column with "
-            "--set data.eval.answer_column=NAME."
-        )
-    evaluation = config.eval.model_copy(
-        update={"max_tokens": config.eval.max_tokens or config.rollout.max_tokens}
-    )
-    rollout = held_out_rollouts(
-        scorer, prompts, evaluation, config.train.seed, config.rollout.batch_size
-    )
-    with Verifier() as verifier:
-        rewards = answer_rewards(scorer, rollout, verifier)
-    return {
-        "pass@1": float(np.mean(rewards)),
-        "problems": len(prompts),
-        "samples": evaluation.samples,
-        "mean_length": float(rollout.lengths.mean()),
-        "truncated_fraction": float(1.0 - rollout.stopped.mean()),
-    }

@@ -34,6 +34,16 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def diagnostics(self) -> Path:
+        """What a report measured with the run's models."""
+        return self.path / "diagnostics.json"
+
+    @property
+    def report(self) -> Path:
+        """The report's page and figures."""
+        return self.path / "report"
+
+    @property
     def checkpoints(self) -> Path:
         """Numbered folders to resume from."""
         return self.path / "checkpoints"

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
+from trb_mlx.config_file import unread_keys
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
 from trb_mlx.export.files import disk_errors
 from trb_mlx.export.keeper import Keeper
-from trb_mlx.models import mlxlm
-from trb_mlx.models.loading import prepare_backend, resolve
+from trb_mlx.export.starting import start_from, with_adapter
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
-from trb_mlx.models.pair import Pair, load_pair
+from trb_mlx.models.memory import machine_memory
+from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
-from trb_mlx.report.writers import CallbackReporter, MetricsWriter, SampleWriter, read_lines
+from trb_mlx.report.tracking import make_reporters
+from trb_mlx.report.writers import MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.draft_length import Adaptive
+from trb_mlx.rollout.kv_cache import can_rewind
+from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
+from trb_mlx.train.target import is_whole
 from trb_mlx.train.trainer import Cadence, Hook, Trainer, Work
 from trb_mlx.train.work import TrainingWork
 from trb_mlx.types import Metrics
 
 
-def train_run(config: Config, folder: RunFolder, resume: bool, console: Console) -> None:
+def train_run(
+    config: Config,
+    folder: RunFolder,
+    resume: bool,
+    console: Console,
+    teacher: LanguageModel | None = None,
+) -> None:
     """Train from a config into a run folder, with progress on the console.
+
+    A `teacher` that is loaded already may be given; it is not changed.
 
     Raises:
         UserError: something in the config, the models or the data cannot be used; a folder
@@ -41,10 +57,11 @@ def train_run(config: Config, folder: RunFolder, resume: bool, console: Console)
         Interrupted: a signal came; the state was saved.
     """
     begun = time.perf_counter()
+    config = with_adapter(config)
     made = open_run(folder, config, resume)
     try:
         prepare_backend()
-        pair = load_pair(config.student, config.teacher)
+        pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
         config = with_template(config, pair)
         prompts = split_prompts(
             config, pair.student.model.tokenizer, lambda line: say(console, line)
@@ -92,11 +109,16 @@ class _Session:
         self.folder = folder
         self.pair = pair
         module = pair.student.model.module
-        add_lora(module, config.lora, config.train.seed)
+        if config.student.adapter is None:
+            add_lora(module, config.lora, config.train.seed)
+        else:
+            start_from(module, config)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
-        self.objective = make_objective(config.loss, pair, config.rollout.temperature)
-        self.stepper = Stepper(module, self.objective, config.train)
+        objective = make_objective(config.loss, pair, config.target)
+        self.stepper = Stepper(module, objective, config.train)
+        self.plain = objective.plain
+        self.hidden = _hidden_plan(config, pair)
         self.work = TrainingWork(
             config,
             pair,
@@ -104,6 +126,7 @@ class _Session:
             make_behavior(config.behavior),
             self.stepper,
             lambda rollout: answer_rewards(pair.student, rollout, verifier),
+            self.hidden.keep,
         )
         evaluation = config.eval.model_copy(
             update={"max_tokens": config.eval.max_tokens or config.rollout.max_tokens}
@@ -132,6 +155,8 @@ class _Session:
         progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
         self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped
+        if progress.drafting is not None:
+            self.work.draft_length = Adaptive.restored(progress.drafting)
 
     def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
@@ -156,9 +181,7 @@ class _Session:
             self.ledger,
             ProgressHook(console, self.config.train.steps, run.report_every),
         ]
-        if run.report_to:
-            hooks.append(_reporter(self.config, self.folder))
-        return hooks
+        return [*hooks, *make_reporters(self.config, self.folder.path)]
 
     def _keeper(self) -> Keeper:
         student, teacher = self.pair.student.model, self.pair.teacher.model
@@ -166,12 +189,17 @@ class _Session:
         details = adapter_config(student.module, self.config.lora, student.name, sorted(stops))
         return Keeper(
             self.stepper,
-            lambda step: Progress(step, self.trainer.bad_steps, self.stepper.skipped),
+            self._progress,
             self.folder.adapter_path,
             self.folder.checkpoints,
             details,
             self.config.run.keep_checkpoints,
         )
+
+    def _progress(self, step: int) -> Progress:
+        chosen = self.work.draft_length
+        drafting = chosen.state() if isinstance(chosen, Adaptive) else None
+        return Progress(step, self.trainer.bad_steps, self.stepper.skipped, drafting)
 
     def _evaluate(self, step: int) -> Metrics:
         begun = time.perf_counter()
@@ -181,18 +209,18 @@ class _Session:
         return metrics | {"time/eval_s": time.perf_counter() - begun}
 
 
-def _reporter(config: Config, folder: RunFolder) -> Hook:
-    try:
-        callback = mlxlm.get_reporting_callbacks(
-            config.run.report_to,
-            project_name=config.run.project_name or "trb-mlx",
-            log_dir=str(folder.path),
-            config=config.model_dump(mode="json"),
-        )
-    except (ImportError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise UserError(f"run.report_to {config.run.report_to}: {reason}.") from error
-    return CallbackReporter(callback)
+def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
+    """Whether the teacher's hidden states are kept: only a loss of the whole vocabulary asks."""
+    if not is_whole(config.loss) or pair.teacher.split is None:
+        return HiddenPlan(False, "")
+    hidden = pair.teacher.read(mx.array([[0]]))
+    tokens = (
+        config.train.prompts_per_step
+        * config.rollout.rollouts_per_prompt
+        * config.rollout.max_tokens
+    )
+    width, size = hidden.shape[-1], hidden.dtype.size
+    return plan_hidden(config.loss.keep_hidden, tokens, width, size, machine_memory())
 
 
 def _announce(config: Config, session: _Session, console: Console) -> None:
@@ -201,7 +229,7 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         console,
         f"{config.student.model} ← {config.teacher.model}: {steps} steps of "
         f"{config.train.prompts_per_step} prompts × {config.rollout.rollouts_per_prompt} rollouts, "
-        f"{behavior.kind}, into {session.folder.path}",
+        f"{method_name(config)}, into {session.folder.path}",
     )
     if behavior.kind == "trb" and behavior.warmup_steps > steps:
         say(
@@ -209,10 +237,39 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
-    if session.objective.plain is not None:
-        say(console, f"logits of whole micro-batches are held: {session.objective.plain}.")
+    for sentence in unread_keys(config):
+        say(console, f"note: {sentence}")
+    for reason in (session.hidden.reason, _why_no_drafts(config, session)):
+        if reason:
+            say(console, reason)
+    if session.plain is not None:
+        say(console, f"{session.plain}, so the logits of a whole micro-batch are held at once")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
+
+
+def method_name(config: Config) -> str:
+    """The behavior, and what else differs from matching the teacher by reverse KL."""
+    target, loss = config.target, config.loss
+    parts = [
+        config.behavior.kind,
+        "" if target.kind == "teacher" else target.kind,
+        "" if target.corrections == "match" else f"corrections: {target.corrections}",
+        "" if loss.divergence == "reverse_kl" else loss.divergence,
+        f"after {target.sft_steps} steps of SFT" if target.sft_steps else "",
+    ]
+    return " + ".join(part for part in parts if part)
+
+
+def _why_no_drafts(config: Config, session: _Session) -> str:
+    """Which model keeps blended rollouts from being drafted in blocks, if one does."""
+    if not session.work.behavior.needs_teacher(0) or config.rollout.draft_length == 1:
+        return ""
+    scorers = {"student": session.pair.student, "teacher": session.pair.teacher}
+    stuck = [f"{role} {s.model.name}" for role, s in scorers.items() if not can_rewind(s)]
+    if not stuck:
+        return ""
+    return f"{' and '.join(stuck)} cannot take tokens back, so the teacher is asked at every token"
 
 
 def next_commands(config: Config, folder: RunFolder) -> list[str]:
@@ -222,8 +279,9 @@ def next_commands(config: Config, folder: RunFolder) -> list[str]:
         f"  trb-mlx generate {folder.path} --prompt '…'",
         f"  trb-mlx eval {folder.path}",
     ]
-    if config.student.quantize is None:  # mlx-lm would load the base as it was before rounding
-        model = resolve(config.student.model)
+    model = resolve(config.student.model)
+    # mlx-lm would load the base as it was before rounding, and reads no GGUF.
+    if config.student.quantize is None and not Path(model).is_file():
         lines.append(
             f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
             "--prompt '…'"

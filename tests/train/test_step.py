@@ -26,7 +26,7 @@ def rollouts(pair: Pair, support: int = 8) -> Rollout:
         for i, text in enumerate(TEXTS)
     ]
     rollout = sample(pair.student, jobs, Sampling(max_tokens=14, support=support))
-    score(pair.teacher, rollout, 8)
+    score(pair.teacher, rollout, (8, 1000), keep_hidden=False)
     return rollout
 
 
@@ -35,7 +35,7 @@ def make_stepper(pair: Pair, mode: str = "tail", **changes: object) -> Stepper:
     if not tree_flatten(module.trainable_parameters()):
         add_lora(module, LoraConfig(rank=4), seed=0)
     config = TrainConfig(**{"learning_rate": 0.01, "micro_batch_size": 8, **changes})
-    return Stepper(module, make_objective(LossConfig(mode=mode), pair, 1.0), config)
+    return Stepper(module, make_objective(LossConfig(mode=mode), pair), config)
 
 
 def parameters(stepper: Stepper) -> dict[str, np.ndarray]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import click
 
 from trb_mlx import __version__
+from trb_mlx.cli.compare import compare
 from trb_mlx.cli.eval import evaluate
+from trb_mlx.cli.export import export
 from trb_mlx.cli.generate import generate
+from trb_mlx.cli.report import report
 from trb_mlx.cli.train import train
 
 
@@ -23,3 +26,6 @@ def main() -> None:
 main.add_command(train)
 main.add_command(generate)
 main.add_command(evaluate)
+main.add_command(export)
+main.add_command(report)
+main.add_command(compare)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
-from trb_mlx.cli.failures import told_plainly
+from trb_mlx.cli.failures import going_on, told_plainly
 from trb_mlx.config_file import parse_override
+from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
+from trb_mlx.errors import UserError
+from trb_mlx.run_folder import find_run
 
 # option → the key that it stands for
 KEYS = {
     "samples": "eval.samples",
-    "prompts": "eval.prompts",
-    "data": "data.eval.source",
-    "split": "data.eval.split",
+    "limit": "eval.prompts",
     "max_tokens": "eval.max_tokens",
     "temperature": "eval.temperature",
+    "top_p": "eval.top_p",
     "seed": "train.seed",
+    "teacher": "teacher.model",
 }
 
 
@@ -26,13 +32,28 @@ KEYS = {
 @click.argument("target")
 @click.option("--adapter-path", help="A folder with mlx-lm adapters (for a run: its own).")
 @click.option("--checkpoint", default="final", show_default=True, help="final, best or a step.")
+@click.option(
+    "--data",
+    help=f"Problems: {', '.join(BENCHMARKS)}, arithmetic, a JSONL file or folder, a Hub id, "
+    "generated:gym/NAME.  [default: the run's held-out problems]",
+)
+@click.option("--split", help="Their split (default: the benchmark's own, else test).")
+@click.option("--limit", "--prompts", "limit", type=click.IntRange(1), help="Problems at most.")
 @click.option("-n", "--samples", type=click.IntRange(1), help="Rollouts a problem.")
-@click.option("--prompts", type=click.IntRange(1), help="Problems.")
-@click.option("--data", help="Held-out prompts: a Hub id, JSONL, or generated:NAME.")
-@click.option("--split", help="Their split.")
-@click.option("--max-tokens", type=click.IntRange(1), help="The longest answer.")
+@click.option("--pass-k", default="1", show_default=True, help="The k of pass@k: 1,8,32.")
 @click.option("--temp", "--temperature", "temperature", type=click.FloatRange(0, min_open=True))
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
+@click.option("-m", "--max-tokens", type=click.IntRange(1), help="The longest answer.")
 @click.option("--seed", type=click.IntRange(0))
+@click.option("--teacher", help="Compare with this teacher (for a run: its own).")
+@click.option(
+    "--distribution/--no-distribution",
+    default=None,
+    help="KL to the teacher, overlap, entropies (default: where there is a teacher).",
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Keep results here (for a run: RUN/eval)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the config."
@@ -42,22 +63,67 @@ def evaluate(
     target: str,
     adapter_path: str | None,
     checkpoint: str,
+    data: str | None,
+    split: str | None,
+    pass_k: str,
+    distribution: bool | None,
+    out: str | None,
     as_json: bool,
     settings: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Measure pass@1 of TARGET on held-out prompts.
+    """Measure TARGET on held-out problems: pass@k, lengths, and the distance to its teacher.
 
-    TARGET is a run folder, whose config says which prompts and how, or a model.
+    TARGET is a run folder, whose config says which problems and how, or a model. The same
+    command again goes on where an interrupted one stopped, or shows what it found.
     """
-    from trb_mlx.inference import evaluate as measure  # slow to import
-    from trb_mlx.inference import open_target
-
-    changes = [parse_override(text) for text in settings]
+    counts = _counts(pass_k)
+    run = find_run(target)
+    changes = _changes(data, split, run is None)
     changes += [(KEYS[name], value) for name, value in options.items() if value is not None]
-    found = measure(open_target(target, adapter_path, checkpoint, changes))
+    changes += [parse_override(text) for text in settings]
+    has_teacher = run is not None or options["teacher"] is not None
+    if distribution and not has_teacher:
+        raise UserError(f"--distribution needs --teacher MODEL, since {target} is no run.")
+    from trb_mlx.evaluating import evaluate as measure  # slow to import
+    from trb_mlx.inference import open_target
+    from trb_mlx.report.tables import evaluation_table, evaluation_title
+
+    wanted = has_teacher if distribution is None else distribution
+    opened = open_target(target, adapter_path, checkpoint, changes, with_teacher=wanted)
+    parent = Path(out) if out else None if run is None else run.path / "eval"
+    told = Console(stderr=True)
+    with going_on(), Progress(console=told, transient=True, disable=not told.is_terminal) as bar:
+        row = bar.add_task("problems", total=None)
+        found = measure(
+            opened,
+            data or "held-out",
+            parent,
+            counts,
+            say=lambda text: click.echo(text, err=True),
+            progress=lambda done, count: bar.update(row, completed=done, total=count),
+        )
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(found.as_json()))
         return
-    for name, value in found.items():
-        click.echo(f"{name:<20}{value:.4g}")
+    click.echo(evaluation_title(found.about))
+    Console().print(evaluation_table(found.metrics))
+    if found.path:
+        click.echo(f"kept in {found.path}")
+
+
+def _changes(data: str | None, split: str | None, is_model: bool) -> list[tuple[str, Any]]:
+    """What `--data` and `--split` stand for; a bare model gets the paper's system prompt."""
+    if data is None:
+        return [] if split is None else [("data.eval.split", split)]
+    changes = evaluation_changes(data, split)
+    if is_model and data in BENCHMARKS:
+        changes.append(("prompt.system", SYSTEM))
+    return changes
+
+
+def _counts(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--pass-k {text}: expected whole numbers with commas, such as 1,8,32.")
+    return sorted({int(part) for part in parts})

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -32,11 +33,21 @@ def told_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             _end(str(error), FAILURE)
         except Interrupted as error:
             name = signal.Signals(error.signum).name
-            _end(f"stopped by {name}; --resume goes on from here.", 128 + error.signum)
+            _end(f"stopped by {name}; {error.advice}.", 128 + error.signum)
         except KeyboardInterrupt:
             _end("stopped by SIGINT.", 128 + signal.SIGINT)
 
     return wrapper
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Say after an interruption inside that the same command, given again, goes on from there."""
+    try:
+        yield
+    except Interrupted as error:
+        error.advice = "the same command goes on from here"
+        raise
 
 
 def quiet_libraries() -> None:

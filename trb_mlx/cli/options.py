@@ -22,6 +22,7 @@ FLAGS: Mapping[str, tuple[str, Any, str]] = {
     "--steps-per-report": ("run.report_every", int, "Steps between printed lines."),
     "--steps-per-eval": ("eval.every", int, "Steps between held-out evaluations."),
     "--save-every": ("run.save_every", int, "Steps between checkpoints."),
+    "--start-adapter": ("student.adapter", str, "A PEFT or mlx-lm adapter folder to start from."),
     "--adapter-path": ("run.adapter_path", str, "Where adapters go (default: RUN/adapters)."),
     "--name": ("run.name", str, "The run's name (default: the config's stem)."),
     "--report-to": ("run.report_to", str, "wandb or swanlab, through mlx-lm's callbacks."),

@@ -65,4 +65,4 @@ def _origin(model: str) -> str:
     from trb_mlx.models.loading import resolve
 
     place = resolve(model)
-    return place if Path(place).is_dir() else f"the Hub ({place})"
+    return place if Path(place).exists() else f"the Hub ({place})"

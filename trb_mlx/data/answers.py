@@ -10,6 +10,7 @@ _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are written, not group
 _MARKED = re.compile(
     r"####[ \t]*(?P<hash>[^\n]+)|\banswer\**[ \t]*:(?P<word>[^\n]+)", re.IGNORECASE
 )
+_FIRST_NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?")
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(?<=\d)")
 
 
@@ -62,3 +63,9 @@ def plain_number(answer: str) -> Decimal | None:
     text = normalize(answer)
     match = _NUMBER.fullmatch(text)
     return Decimal(text.replace(",", "")) if match and text else None
+
+
+def first_number(text: str) -> Decimal | None:
+    """The first number that stands in a text, with its sign, or None."""
+    match = _FIRST_NUMBER.search(normalize(text))
+    return Decimal(match[0].replace(",", "")) if match else None

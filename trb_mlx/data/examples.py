@@ -24,10 +24,12 @@ class Example:
     """A prompt and the gold answer where there is one.
 
     The prompt is the text of one user turn, or a conversation that ends with a user turn.
+    `grader` is as in `types.Prompt`.
     """
 
     messages: tuple[Message, ...] | str
     answer: str | None = None
+    grader: str | None = None
 
     @property
     def turns(self) -> tuple[Message, ...]:

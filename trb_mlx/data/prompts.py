@@ -74,7 +74,7 @@ def _collect(
         if len(tokens) > data.max_prompt_tokens:
             too_long += 1
             continue
-        prompts.append(Prompt(len(prompts), text, tokens, example.answer))
+        prompts.append(Prompt(len(prompts), text, tokens, example.answer, example.grader))
         if len(prompts) == wanted:
             break
     return PromptSet(tuple(prompts), too_long, duplicates)

@@ -14,11 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trb_mlx.data.answers import boxed_answer, extract_answer, normalize, plain_number
+from trb_mlx.data.answers import (
+    boxed_answer,
+    extract_answer,
+    first_number,
+    normalize,
+    plain_number,
+)
 
 __all__ = ["Verifier", "extract_answer"]
 
 WORKER = Path(__file__).with_name("verify_worker.py")
+GYM_WORKER = Path(__file__).with_name("gym_worker.py")
 START_TIMEOUT_S = 120.0  # importing sympy takes about a second, many on a busy machine
 TAIL_CHARACTERS = 4000  # where a response marks no answer, it is looked for at its end
 _log = logging.getLogger(__name__)
@@ -28,7 +35,8 @@ class Verifier:
     """Scores responses; what numbers cannot settle goes to math-verify in one worker process.
 
     Works from any thread. An item over the time-out scores 0 and costs the worker, which the
-    next item starts anew. Without math-verify only numbers and equal texts are right.
+    next item starts anew. Without math-verify only numbers and equal texts are right. Items of
+    reasoning-gym go to its scorers, in a worker of their own.
 
     Attributes:
         timeouts: items that took longer than `timeout_s` seconds.
@@ -39,16 +47,20 @@ class Verifier:
         self.timeouts = 0
         self._timeout_s = timeout_s
         self._script = script
-        self._worker: _Worker | None = None
-        self._available = True
+        self._workers: dict[Path, _Worker] = {}
+        self._unavailable: set[Path] = set()
         self._lock = threading.Lock()
 
-    def score(self, response: str, answer: str) -> float:
+    def score(self, response: str, answer: str, grader: str | None = None) -> float:
         """1.0 if the response's final answer is `answer`, else 0.0.
+
+        With a `grader` (`data.gym`) it is also right if that item's own scorer says so.
 
         A gold answer that is itself marked (`Answer: 17`) asks for a marked one: a number that
         merely stands in the working is then no answer.
         """
+        if grader is not None:
+            return self._score_item(response, answer, grader)
         marked, gold = extract_answer(response), extract_answer(answer)
         if gold is not None and marked is None:
             return 0.0
@@ -58,16 +70,32 @@ class Verifier:
             return float(settled)
         request = {"gold": _boxed(gold), "candidates": _candidates(response, marked)}
         with self._lock:
-            return float(self._ask(request))
+            return float(self._ask(self._script, request))
 
-    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The scores of (response, gold answer) pairs, in their order."""
-        return [self.score(response, answer) for response, answer in pairs]
+    def _score_item(self, response: str, answer: str, grader: str) -> float:
+        """As `score`; the scorer sees the final answer alone, since some take any number."""
+        lines = [line.strip() for line in response.splitlines() if line.strip()]
+        final = extract_answer(response) or (lines[-1] if lines else "")
+        settled = _settled(response, final, answer)
+        if settled is not None:
+            return float(settled)
+        number, found = plain_number(answer), first_number(final)
+        if number and found == -number:  # gsm_symbolic's scorer ignores signs
+            return 0.0
+        with self._lock:
+            return float(self._ask(GYM_WORKER, {"grader": grader, "answer": final}))
+
+    def score_all(
+        self, items: Sequence[tuple[str, str] | tuple[str, str, str | None]]
+    ) -> list[float]:
+        """The scores of (response, gold answer[, grader]) items, in their order."""
+        return [self.score(*item) for item in items]
 
     def close(self) -> None:
-        """End the worker process; a later score starts another."""
+        """End the worker processes; a later score starts others."""
         with self._lock:
-            self._stop()
+            for script in list(self._workers):
+                self._stop(script)
 
     def __enter__(self) -> Verifier:
         """The verifier itself."""
@@ -82,35 +110,38 @@ class Verifier:
         """Close it."""
         self.close()
 
-    def _ask(self, request: dict[str, Any]) -> bool:
-        worker = self._running_worker()
+    def _ask(self, script: Path, request: dict[str, Any]) -> bool:
+        worker = self._running_worker(script)
         if worker is None:
             return False
         reply = worker.ask(request, self._timeout_s)
         if reply is None:  # killed, or dead of its own: out of memory, a crash in C
             self.timeouts += worker.timed_out
-            self._stop()
+            self._stop(script)
         return bool(reply)
 
-    def _running_worker(self) -> _Worker | None:
-        if self._worker is not None and not self._worker.alive():
-            self._stop()
-        if self._worker is None and self._available:
-            worker = _Worker(self._script, self._timeout_s)
-            self._worker = worker
-            self._available = worker.read(START_TIMEOUT_S) is True
-            if not self._available:
-                self._stop()
+    def _running_worker(self, script: Path) -> _Worker | None:
+        worker = self._workers.get(script)
+        if worker is not None and not worker.alive():
+            self._stop(script)
+            worker = None
+        if worker is None and script not in self._unavailable:
+            worker = self._workers[script] = _Worker(script, self._timeout_s)
+            if worker.read(START_TIMEOUT_S) is not True:
+                self._stop(script)
+                self._unavailable.add(script)
+                library = "reasoning-gym" if script == GYM_WORKER else "math-verify"
                 _log.warning(
-                    "math-verify is not installed or did not start: only plain numbers and equal "
-                    "texts are scored as right (pip install math-verify)."
+                    "%s is not installed or did not start: only plain numbers and equal "
+                    "texts are scored as right (pip install %s).",
+                    library,
+                    library,
                 )
-        return self._worker
+                return None
+        return worker
 
-    def _stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+    def _stop(self, script: Path) -> None:
+        self._workers.pop(script).stop()
 
 
 class _Worker:

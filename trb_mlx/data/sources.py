@@ -13,6 +13,7 @@ from trb_mlx.config import PromptSource
 from trb_mlx.config_file import nearest
 from trb_mlx.data import arithmetic
 from trb_mlx.data.examples import Example, example_of
+from trb_mlx.data.gym import PREFIX, gym_examples
 from trb_mlx.data.hub import hub_rows
 from trb_mlx.errors import UserError
 
@@ -57,10 +58,12 @@ def is_generated(source: PromptSource) -> bool:
 
 def _generated(source: PromptSource, count: int, seed: int) -> Iterator[Example]:
     name = source.source.removeprefix("generated:")
+    if name.startswith(PREFIX):
+        return gym_examples(name.removeprefix(PREFIX), source.split, count, seed)
     if name not in GENERATORS:
         raise UserError(
             f"{source.source} is not known{nearest(name, GENERATORS)} "
-            f"(generators: {', '.join(GENERATORS)})."
+            f"(generators: {', '.join(GENERATORS)}, gym/NAME)."
         )
     try:
         problems = GENERATORS[name](source.split, count, seed)

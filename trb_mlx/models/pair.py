@@ -37,6 +37,17 @@ class Scorer:
     merge: StopMerge
     split: Split | None = None
 
+    def read(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Hidden states of ids `[B, T]`, or raw logits where there is no `split`."""
+        if self.split is None:
+            return self.model.module(tokens, cache=cache)
+        return self.split.body(tokens, cache)
+
+    def logits_of(self, found: mx.array) -> mx.array:
+        """Float32 logits `[..., V]` of what `read` gave."""
+        logits = found if self.split is None else self.split.head(found)
+        return shared_logits(logits, self.merge)
+
     def logits(self, tokens: mx.array) -> mx.array:
         """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`, without a cache."""
         return shared_logits(self.model.module(tokens), self.merge)
@@ -45,11 +56,6 @@ class Scorer:
         """Hidden states `[B, L, D]` of ids `[B, L]`, after the final norm; needs `split`."""
         assert self.split is not None
         return self.split.body(tokens, cache)
-
-    def logits_of(self, hidden: mx.array) -> mx.array:
-        """Float32 logits `[..., V]` of hidden states `[..., D]`; needs `split`."""
-        assert self.split is not None
-        return shared_logits(self.split.head(hidden), self.merge)
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,16 @@ def accept_drafts(
         tokens: int `[B, T]`, drawn from the draft policy.
         draft_logprobs: `[B, T, V]`, log d at each position.
         behavior_logprobs: `[B, T, V]`, log μ there.
-        uniforms: `[B, T + 1]` in [0, 1): one an acceptance test, the last for the replacement.
+        uniforms: in [0, 1), one an acceptance test, then those of the replacement: `[B, T + 1]`,
+            one for wherever it falls, or `[B, 2·T]`, each position's own, so that what is emitted
+            at a position does not depend on where a block began.
 
     Returns:
         int32 `[B]`, the drafts kept; int32 `[B]`, the replacement, −1 where all were kept.
     """
     length = tokens.shape[1]
-    kept = _leading(_is_kept(tokens, draft_logprobs, behavior_logprobs, uniforms[:, :-1]))
+    tests, others = uniforms[:, :length], uniforms[:, length:]
+    kept = _leading(_is_kept(tokens, draft_logprobs, behavior_logprobs, tests))
     first = mx.minimum(kept, length - 1)[:, None, None]
     draft, behavior = (
         mx.exp(mx.take_along_axis(logprobs.astype(mx.float32), first, axis=1).squeeze(1))
@@ -37,7 +40,8 @@ def accept_drafts(
     )
     residual = mx.maximum(behavior - draft, 0.0)
     residual = mx.where(sum_last(residual, keepdims=True) > 0.0, residual, behavior)
-    last = uniforms[:, -1:]
+    place = mx.minimum(kept, others.shape[1] - 1)[:, None]
+    last = mx.take_along_axis(others, place, axis=1)
     drawn = inverse_cdf(mx.log(residual), mx.concatenate([last, mx.zeros_like(last)], axis=-1))
     return kept, mx.where(kept < length, drawn, -1)
 

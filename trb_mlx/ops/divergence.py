@@ -90,11 +90,11 @@ def _support_loss(terms: Callable[..., Terms]) -> Any:
         outside = mass * (factor[..., None] * scale)
         return value, mx.put_along_axis(outside, support, on_support, axis=-1)
 
-    loss.vjp(_scaled_gradient)
+    loss.vjp(scaled_gradient)
     return loss
 
 
-def _scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+def scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
     """The backward of every loss here: its second output, scaled, for the first argument alone.
 
     Loss and gradient are formed together, since both need the same exponentials of `[N, V]`.
@@ -179,4 +179,4 @@ def _exact_terms(logits: mx.array, teacher_logprobs: mx.array) -> tuple[mx.array
 
 
 _exact_loss: Any = mx.custom_function(_exact_terms)
-_exact_loss.vjp(_scaled_gradient)
+_exact_loss.vjp(scaled_gradient)

@@ -14,7 +14,9 @@ FIXED = 30
 LOWEST = -1e30  # finite, so that a row of -inf stays free of nan
 
 
-def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -> np.ndarray:
+def row_uniforms(
+    seed: int, step: int, prompt: int, rollout: int, length: int, stream: int = 0
+) -> np.ndarray:
     """The uniforms of one rollout, from numpy's counter-based Philox generator.
 
     Args:
@@ -23,11 +25,12 @@ def row_uniforms(seed: int, step: int, prompt: int, rollout: int, length: int) -
         prompt: the prompt's index, with `rollout` the upper half of the counter.
         rollout: the rollout's number for that prompt.
         length: how many positions; a longer array begins with the shorter one.
+        stream: which of several independent arrays, below 2^63.
 
     Returns:
         float32 `[length, 2]`, (high, low) in [0, 1): u = high + 2^−24·low.
     """
-    generator = np.random.Philox(key=[seed, step], counter=[0, 0, rollout, prompt])
+    generator = np.random.Philox(key=[seed, step], counter=[0, stream, rollout, prompt])
     words = generator.random_raw(length)
     mask = np.uint64(2**BITS - 1)
     parts = [words >> np.uint64(64 - BITS), (words >> np.uint64(64 - 2 * BITS)) & mask]
@@ -63,6 +66,27 @@ def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
     entries = mx.take_along_axis(masses, chosen[..., None], axis=-2).squeeze(-2)
     within, _ = _search(entries, level)
     return mx.minimum(chosen * block + within, vocab - 1).squeeze(-1)
+
+
+def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
+    """The likeliest tokens that together hold a mass of at least `top_p`; −inf elsewhere.
+
+    Holtzman et al. 2020 (arXiv 1904.09751). Tokens as likely as the last one kept stay too.
+
+    Args:
+        logprobs: `[..., V]`, normalised.
+        top_p: 0 < p ≤ 1; 1 changes nothing.
+
+    Returns:
+        `[..., V]`, not renormalised, which `inverse_cdf` does not need.
+    """
+    if top_p >= 1.0:
+        return logprobs
+    falling = -mx.sort(-logprobs.astype(mx.float32), axis=-1)
+    before = mx.cumsum(mx.exp(falling), axis=-1, inclusive=False)
+    # The first token is always kept: before it there is no mass.
+    last = mx.where(before < top_p, falling, mx.inf).min(axis=-1, keepdims=True)
+    return mx.where(logprobs < last, -mx.inf, logprobs)
 
 
 def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trb_mlx.export.files import replacing
 from trb_mlx.train.trainer import Hook
-from trb_mlx.types import Metrics, Rollout, StepResult
+from trb_mlx.types import Rollout, StepResult
 
 
 class JsonLines:
@@ -120,20 +120,3 @@ def _sample_line(result: StepResult, rollout: Rollout, row: int, text: str) -> d
 
 def _mean(values: Any) -> float:
     return round(float(values.mean()), 4)
-
-
-class CallbackReporter(Hook):
-    """Passes metrics on to one of mlx-lm's training callbacks (wandb, swanlab)."""
-
-    def __init__(self, callback: Any) -> None:
-        """`callback` is what mlx-lm's `get_reporting_callbacks` gives."""
-        self._callback = callback
-
-    def on_step(self, result: StepResult) -> None:
-        """Training metrics and evaluations go to their own channels."""
-        held_out = {k: v for k, v in result.metrics.items() if k.startswith("eval/")}
-        rest: Metrics = {k: v for k, v in result.metrics.items() if k not in held_out}
-        if rest:
-            self._callback.on_train_loss_report({"iteration": result.step, **rest})
-        if held_out:
-            self._callback.on_val_loss_report({"iteration": result.step, **held_out})

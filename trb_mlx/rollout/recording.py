@@ -65,22 +65,24 @@ def teacher_records(
     inside, rest = support_logprobs(logits, support)
     own = top_k(logits, support.shape[-1])
     shared = (own[..., :, None] == support[..., None, :]).sum(axis=(-1, -2))
+    likeliest = mx.argmax(mx.take_along_axis(logits, own, axis=-1), axis=-1)
     return {
         "teacher_support": inside,
         "teacher_rest": rest,
         "overlap": shared.astype(mx.int32),
         "teacher_entropy": entropy(logprobs),
         "teacher_logprob": at_tokens(logprobs, tokens),
+        "teacher_top": at_tokens(own, likeliest),
     }
 
 
-def hidden_to_host(hidden: mx.array) -> np.ndarray:
-    """Hidden states `[..., D]` as a host array of the same bits (bfloat16 as uint16)."""
-    return np.asarray(hidden.view(mx.uint16) if hidden.dtype == mx.bfloat16 else hidden)
+def to_host(values: mx.array) -> np.ndarray:
+    """A host array of the same bits (bfloat16, which numpy lacks, as uint16)."""
+    return np.asarray(values.view(mx.uint16) if values.dtype == mx.bfloat16 else values)
 
 
-def hidden_from_host(values: mx.array) -> mx.array:
-    """Hidden states `[..., D]` as they were before `hidden_to_host`, given on the device."""
+def from_host(values: mx.array) -> mx.array:
+    """What `to_host` was given, from its result brought back to the device."""
     return values.view(mx.bfloat16) if values.dtype == mx.uint16 else values
 
 

@@ -12,12 +12,13 @@ Shield = Callable[[], AbstractContextManager[None]]
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to stop; `signum` says which one."""
+    """A signal asked the run to stop; `signum` says which one, `advice` how to go on."""
 
     def __init__(self, signum: int) -> None:
         """Remember the signal's number."""
         super().__init__(signum)
         self.signum = signum
+        self.advice = "--resume goes on from here"
 
 
 class Interrupts:

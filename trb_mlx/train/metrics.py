@@ -26,6 +26,8 @@ def rollout_metrics(rollout: Rollout, budget: float) -> Metrics:
         "completions/max_length": float(lengths.max()),
         "completions/truncated_fraction": float(1.0 - rollout.stopped.mean()),
         "trb/epsilon": budget,
+        "rollout/draft_length": rollout.drafted / rollout.rounds,
+        "rollout/tokens_per_round": float(lengths.sum()) / rollout.rounds,
     }
     records = rollout.records
     return metrics if records is None else metrics | _token_means(records, mask, budget)
@@ -36,7 +38,6 @@ def _token_means(records: Records, mask: np.ndarray, budget: float) -> Metrics:
         return float(values[mask].mean(dtype=np.float64))
 
     student, teacher = mean(records.student_entropy), mean(records.teacher_entropy)
-    variation = mean(records.total_variation)
     blended = budget > 0
     active = records.kl_behavior >= ACTIVE_SHARE * budget
     return {
@@ -51,9 +52,8 @@ def _token_means(records: Records, mask: np.ndarray, budget: float) -> Metrics:
         "trb/beta_mean": mean(records.weight),
         "trb/kl_behavior_student": mean(records.kl_behavior),
         "trb/kl_behavior_student_max": float(records.kl_behavior[mask].max()),
-        "trb/total_variation": variation,
-        # Keeping a drafted token with min(1, μ/π_S) succeeds with probability 1 − TV(μ, π_S).
-        "trb/acceptance_rate": 1.0 - variation,
+        "trb/total_variation": mean(records.total_variation),
+        "trb/acceptance_rate": 1.0 - mean(records.corrected),
         "trb/budget_active_fraction": mean(active) if blended else 0.0,
         "trb/teacher_feasible_fraction": mean(records.weight >= 1.0) if blended else 0.0,
     }

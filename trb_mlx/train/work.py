@@ -14,10 +14,14 @@ from trb_mlx.data.prompts import order
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
+from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.rollout.scoring import sample_teacher
+from trb_mlx.rollout.speculative import Blended
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
 from trb_mlx.train.step import Stepper
+from trb_mlx.train.target import is_supervised
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, StepResult
 
 
@@ -31,6 +35,8 @@ class TrainingWork:
     behavior: Behavior
     stepper: Stepper
     rewards: Callable[[Rollout], list[float]]
+    keep_hidden: bool = False  # the teacher's hidden states, from rollout to update
+    draft_length: DraftLength | None = None  # chosen when the teacher is first asked
 
     def train(self, step: int, shield: Shield) -> StepResult:
         """Update number `step` + 1, with its metrics."""
@@ -48,29 +54,58 @@ class TrainingWork:
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
         metrics["skipped_updates"] = float(self.stepper.skipped)
-        metrics |= rollout_metrics(rollout, self.behavior.budget(step)) | reward_metrics(rewards)
+        metrics |= rollout_metrics(rollout, self._budget(step)) | reward_metrics(rewards)
         metrics |= _timings(rollout, drawn - begin, updated - drawn, time.perf_counter() - updated)
         return StepResult(step + 1, metrics, rollout, rewards)
 
     def roll_out(self, step: int) -> Rollout:
         """The rollouts of one step, with both models' records."""
-        jobs = self._jobs(step)
-        settings = self.config.rollout
-        sampling = Sampling(
-            settings.max_tokens, settings.batch_size, settings.temperature, self.config.loss.top_k
-        )
+        jobs, train = self._jobs(step), self.config.train
+        sizes = train.micro_batch_size, train.micro_batch_tokens
+        sampling = self._sampling(step)
+        if is_supervised(self.config.target, step):
+            return sample_teacher(self.pair, jobs, sampling, sizes)
         if self.behavior.needs_teacher(step):
+            budget = self.behavior.budget(step)
+            if self.draft_length is None:
+                self.draft_length = self._draft_length(sampling, budget)
             return sample_blended(
-                self.pair.student,
-                self.pair.teacher,
-                jobs,
-                sampling,
-                self.behavior,
-                self.behavior.budget(step),
+                self.pair, jobs, sampling, self.behavior, budget, self.draft_length
             )
         rollout = sample(self.pair.student, jobs, sampling)
-        score(self.pair.teacher, rollout, self.config.train.micro_batch_size)
+        score(self.pair.teacher, rollout, sizes, self.keep_hidden)
         return rollout
+
+    def _sampling(self, step: int) -> Sampling:
+        settings, temperature = self.config.rollout, self.config.rollout.temperature
+        if not is_supervised(self.config.target, step):
+            temperature *= self.behavior.temperature(step)
+        return Sampling(
+            settings.max_tokens,
+            settings.batch_size,
+            temperature,
+            self.config.loss.top_k,
+            self.keep_hidden,
+        )
+
+    def _budget(self, step: int) -> float:
+        """ε, which is 0 where no behavior policy draws."""
+        return 0.0 if is_supervised(self.config.target, step) else self.behavior.budget(step)
+
+    def _draft_length(self, sampling: Sampling, budget: float) -> DraftLength:
+        setting = self.config.rollout.draft_length
+        rollouts = self.config.train.prompts_per_step * self.config.rollout.rollouts_per_prompt
+        if setting != "auto":
+            return Fixed(setting)
+        if self.config.train.deterministic:
+            sizes = (self.pair.student.model.nbytes(), self.pair.teacher.model.nbytes())
+            return Adaptive(assumed_costs(*sizes))
+        return Adaptive(
+            measured_costs(
+                lambda: Blended(self.pair, self.behavior, budget, sampling),
+                min(sampling.batch_size, rollouts),
+            )
+        )
 
     def _jobs(self, step: int) -> list[Job]:
         train = self.config.train

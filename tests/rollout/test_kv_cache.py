@@ -1,0 +1,105 @@
+"""Decoding with a cache equals reading the whole text, whoever joins, rewinds or leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tiny import EXTRAS, make_model
+
+from trb_mlx.config import ModelConfig
+from trb_mlx.models.loading import load_model
+from trb_mlx.models.pair import Scorer, single
+from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, can_rewind, make_decoder
+
+RECURRENT = {"lfm2", "mamba2", "qwen3_next"}
+MERGED_FAIL = {"gemma2"}  # mlx-lm's own batch caches do not work with its scores of grouped heads
+PROMPTS = [tuple(t.encode()) for t in ("a", "Compute 12+7.", "the quick brown fox jumps", "hm?")]
+
+
+def scorer_of(kind: str, folder: Path) -> Scorer:
+    return single(load_model(ModelConfig(model=str(make_model(folder / kind, kind, seed=4)))))
+
+
+def assert_reads(scorer: Scorer, decoder: Decoder, texts: list[list[int]], count: int) -> None:
+    """Let every row read the next tokens and compare with reading `texts` and them at once."""
+    new = np.random.default_rng(len(texts[0])).integers(1, 250, size=(len(texts), count))
+    found = np.asarray(scorer.logits_of(decoder.read(mx.array(new))))
+    for row, text in enumerate(texts):
+        text += new[row].tolist()
+        alone = np.asarray(scorer.logits(mx.array([text])))[0, -count:]
+        np.testing.assert_allclose(found[row], alone, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", sorted(set(EXTRAS) - RECURRENT))
+def test_rows_join_rewind_and_leave(kind: str, tmp_path: Path) -> None:
+    """Blocks of several lengths, ragged prompts, windows (gemma3) shorter than the rows."""
+    scorer = scorer_of(kind, tmp_path)
+    decoder = make_decoder(scorer)
+    assert isinstance(decoder, RowDecoder)
+    decoder.join(PROMPTS[:3])
+    texts = [list(prompt[:-1]) for prompt in PROMPTS[:3]]
+    for count, unused in ((3, [0, 2, 1]), (5, [4, 0, 5]), (12, [12, 3, 0]), (1, [0, 0, 1])):
+        assert_reads(scorer, decoder, texts, count)
+        decoder.settle([0, 1, 2], np.array(unused))
+        for text, dropped in zip(texts, unused, strict=True):
+            del text[len(text) - dropped :]
+    decoder.settle([0, 2], np.array([1, 0]))  # the middle row leaves
+    texts = [texts[0][:-1], texts[2]]
+    decoder.join([PROMPTS[3], PROMPTS[3], PROMPTS[0]])
+    texts += [list(PROMPTS[3][:-1]), list(PROMPTS[3][:-1]), []]
+    assert_reads(scorer, decoder, texts, 4)
+    decoder.settle([], np.zeros(0, np.int32))
+    decoder.join(PROMPTS[:1])  # the prompt of the last row: its prefill is remembered
+    assert_reads(scorer, decoder, [[]], 2)
+
+
+@pytest.mark.parametrize("kind", sorted(set(EXTRAS) - MERGED_FAIL))
+def test_merged_caches_join_and_leave(kind: str, tmp_path: Path) -> None:
+    scorer = scorer_of(kind, tmp_path)
+    decoder = MergedDecoder(scorer)
+    decoder.join(PROMPTS[:3])
+    texts = [list(prompt[:-1]) for prompt in PROMPTS[:3]]
+    for _ in range(12):
+        assert_reads(scorer, decoder, texts, 1)
+    decoder.settle([0, 2], np.zeros(2, np.int32))
+    texts = [texts[0], texts[2]]
+    decoder.join(PROMPTS[3:])
+    texts.append(list(PROMPTS[3][:-1]))
+    for _ in range(3):
+        assert_reads(scorer, decoder, texts, 1)
+
+
+def test_a_wrong_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial that decides whether a model may rewind can say no."""
+    scorer = scorer_of("llama", tmp_path)
+    assert can_rewind(scorer)
+    again = scorer_of("llama", tmp_path)
+    monkeypatch.setattr(
+        "trb_mlx.rollout.row_cache.Offsets.set", lambda self, lengths: _shifted(self, lengths)
+    )
+    assert not can_rewind(again)
+
+
+def _shifted(offsets: object, lengths: np.ndarray) -> None:
+    offsets.lengths = lengths  # type: ignore[attr-defined]
+    offsets.array = mx.array(np.maximum(lengths - 1, 0))  # type: ignore[attr-defined]
+
+
+def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = scorer_of("llama", tmp_path)
+    decoder = RowDecoder(scorer)
+    read: list[tuple[int, ...]] = []
+    plain = Scorer.read
+    monkeypatch.setattr(
+        Scorer,
+        "read",
+        lambda self, ids, cache=None: read.append(ids.shape) or plain(self, ids, cache),
+    )
+    decoder.join([PROMPTS[1]] * 5 + [PROMPTS[2]] * 3)
+    decoder.join([PROMPTS[2]] * 2)
+    assert read == [(2, len(PROMPTS[2]) - 1)]

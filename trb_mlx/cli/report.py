@@ -1,0 +1,59 @@
+"""`trb-mlx report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trb_mlx.cli.failures import told_plainly
+from trb_mlx.errors import UserError
+
+
+def _numbers(kind: type[int] | type[float], text: str | None, option: str) -> list[Any] | None:
+    """Comma-separated numbers of an option."""
+    if text is None:
+        return None
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        found = [-1]
+    if any(not 0 <= value < float("inf") for value in found):
+        what = "whole numbers" if kind is int else "numbers of at least 0"
+        raise UserError(f"{option} {text}: expected {what} with commas between.")
+    return found
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", help="The report's folder (default: RUN/report, or ./report for several).")
+@click.option("--diagnostics", is_flag=True, help="Load the models and measure, once a run.")
+@click.option("--prompts", type=click.IntRange(1), help="Diagnostics: held-out prompts [128].")
+@click.option("--cuts", metavar="T,...", help="Diagnostics: tokens kept before continuing.")
+@click.option("--budgets", metavar="ε,...", help="Diagnostics: budgets beside 0 and the run's.")
+@told_plainly
+def report(
+    runs: tuple[str, ...],
+    out: str | None,
+    diagnostics: bool,
+    prompts: int | None,
+    cuts: str | None,
+    budgets: str | None,
+) -> None:
+    """Write a page with curves and diagnostics of one RUN, or of several over each other.
+
+    Runs that differ in their seed alone become one line with a band. Needs no network; the page
+    and the PNGs beside it need none either.
+    """
+    sizes = (prompts, _numbers(int, cuts, "--cuts"), _numbers(float, budgets, "--budgets"))
+    if any(size is not None for size in sizes) and not diagnostics:
+        raise UserError("--prompts, --cuts and --budgets belong to --diagnostics; add it.")
+    from trb_mlx.report.making import make_report  # seconds of imports
+
+    written = make_report(runs, Path(out) if out else None, sizes if diagnostics else None, _say)
+    click.echo(f"{written[0]} and {len(written) - 1} PNGs")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,159 @@
+"""`trb-mlx compare`: trains and evaluates the runs of a comparison, one by one or side by side."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Console
+
+from trb_mlx.config import Config
+from trb_mlx.data.held_out import held_out_prompts
+from trb_mlx.errors import RunError, UserError
+from trb_mlx.evaluating import evaluate
+from trb_mlx.export.files import disk_errors, replacing
+from trb_mlx.inference import best_step, open_target
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.report.compare_spec import CompareSpec, PlannedRun
+from trb_mlx.report.comparison import Outcome, problem_scores, training_metrics
+from trb_mlx.report.result_folder import digest
+from trb_mlx.report.writers import read_lines
+from trb_mlx.run_folder import RunFolder, locate
+from trb_mlx.runs import train_run
+
+
+def finish_run(
+    spec: CompareSpec, run: PlannedRun, root: Path, teacher: LanguageModel | None = None
+) -> Outcome:
+    """Train a run, or go on with it, evaluate it, and keep what it found.
+
+    What it prints goes to ROOT/logs/NAME.log.
+
+    Raises:
+        RunError: another process works on this run, or it had to stop.
+        UserError, Interrupted: as `runs.train_run`.
+    """
+    done = read_outcome(spec, run)
+    if done is not None:
+        return done
+    folder = locate(run.config, run.name)
+    (root / "logs").mkdir(parents=True, exist_ok=True)
+    with _alone(root / "logs" / f"{run.name}.lock", run.name):
+        with (root / "logs" / f"{run.name}.log").open("a", encoding="utf-8") as log:
+            if _trained_steps(folder) < run.config.train.steps:
+                resume = folder.config.exists()
+                train_run(run.config, folder, resume, Console(file=log, width=100), teacher)
+            found = _evaluated(spec, run, folder, partial(print, file=log), teacher)
+        path = _outcome_path(spec, folder)
+        with disk_errors(str(path)), replacing(path) as draft:
+            draft.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    mx.clear_cache()
+    outcome = read_outcome(spec, run)
+    assert outcome is not None
+    return outcome
+
+
+def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
+    """See before hours of training that there are enough held-out problems.
+
+    Raises:
+        UserError: there are fewer than the comparison reports on.
+    """
+    prepare_backend()
+    wanted = run.config.eval.prompts + spec.problems
+    config = run.config.model_copy(
+        update={"eval": run.config.eval.model_copy(update={"prompts": wanted})}
+    )
+    tokenizer = load_model(config.student).tokenizer
+    found = len(held_out_prompts(config, tokenizer, lambda text: None))
+    if found < wanted:
+        raise UserError(
+            f"problems is {spec.problems}, and the data has {found} held-out problems, "
+            f"{run.config.eval.prompts} of which eval.prompts takes during training; "
+            f"expected problems up to {max(found - run.config.eval.prompts, 0)}."
+        )
+
+
+def load_teacher(config: Config) -> LanguageModel:
+    """The teacher that all runs of a process may share; training never changes it."""
+    prepare_backend()
+    return load_model(config.teacher)
+
+
+def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
+    """What a run found, or None where it is not finished."""
+    folder = locate(run.config, run.name)
+    path = _outcome_path(spec, folder)
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
+    metrics, held_out = training_metrics(read_lines(folder.metrics), rollouts, spec.early_steps)
+    problems: dict[str, dict[str, dict[str, float]]] = {}
+    for point, found in kept.items():
+        metrics |= {f"{point}.{name}": value for name, value in found["metrics"].items()}
+        lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
+        problems[point] = problem_scores(lines)
+    steps = {point: found["step"] for point, found in kept.items()}
+    return Outcome(run.method, run.variant, run.seed, metrics, held_out, problems, steps)
+
+
+def _outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
+    """Other evaluation settings are another outcome of the same training."""
+    return folder.path / f"outcome-{digest([spec.problems, spec.samples])}.json"
+
+
+def _trained_steps(folder: RunFolder) -> int:
+    """How far the adapters are trained: the metrics' last step is kept before them."""
+    kept = sorted(folder.adapter_path.glob("*_adapters.safetensors"))
+    newest = int(kept[-1].name.split("_")[0]) if kept else 0
+    lines = read_lines(folder.metrics) if folder.metrics.exists() else []
+    return min(newest, max((int(line["step"]) for line in lines), default=0))
+
+
+def _evaluated(
+    spec: CompareSpec,
+    run: PlannedRun,
+    folder: RunFolder,
+    say: Any,
+    teacher: LanguageModel | None,
+) -> dict[str, Any]:
+    """The final and the best checkpoint on problems that training never looked at.
+
+    The best one is chosen by the first `eval.prompts` held-out problems, which are left out here.
+    """
+    seen = run.config.eval.prompts
+    changes = [("eval.prompts", seen + spec.problems), ("eval.samples", spec.samples)]
+    last = run.config.train.steps
+    found: dict[str, Any] = {}
+    by_step: dict[int, dict[str, Any]] = {}
+    for point, step in (("final", last), ("best", best_step(folder))):
+        if step not in by_step:
+            target = open_target(str(folder.path), None, str(step), changes, True, teacher)
+            result = evaluate(target, "held-out", folder.path / "eval", skip=seen, say=say)
+            values = {name: metric.value for name, metric in result.metrics.items()}
+            assert result.path is not None
+            by_step[step] = {"step": step, "folder": result.path.name, "metrics": values}
+        found[point] = by_step[step]
+    return found
+
+
+@contextmanager
+def _alone(path: Path, name: str) -> Iterator[None]:
+    """Hold a run's lock, which ends with the process that holds it.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"run {name} is being worked on by another process.") from error
+        yield

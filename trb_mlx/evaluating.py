@@ -1,0 +1,156 @@
+"""`trb-mlx eval`: a run or a model on a set of problems, kept in a folder and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trb_mlx import __version__
+from trb_mlx.config import EvalConfig
+from trb_mlx.data.held_out import held_out_prompts, held_out_source
+from trb_mlx.data.rewards import Verifier
+from trb_mlx.errors import UserError
+from trb_mlx.inference import Target
+from trb_mlx.report.benchmark import Task, run_task, summarize
+from trb_mlx.report.intervals import Interval
+from trb_mlx.report.result_folder import Line, ResultFolder, digest
+from trb_mlx.train.interrupts import Interrupts
+from trb_mlx.types import Prompt
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        about: what was evaluated and how, for people and for `result.json`.
+        metrics: every metric with its interval over problems.
+        lines: what each problem gave.
+        path: the folder that keeps it all, or None.
+    """
+
+    about: dict[str, Any]
+    metrics: dict[str, Interval]
+    lines: list[Line]
+    path: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat object: `about`, a value a metric, and the ends of each interval."""
+        ends = {n: [m.low, m.high] for n, m in self.metrics.items() if m.low is not None}
+        values = {name: metric.value for name, metric in self.metrics.items()}
+        return {**self.about, **values, "intervals": ends}
+
+
+def evaluate(
+    target: Target,
+    name: str,
+    parent: Path | None,
+    pass_k: Sequence[int] = (1,),
+    skip: int = 0,
+    say: Say = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Evaluation:
+    """Evaluate on the held-out problems of the target's config, with its `eval` settings.
+
+    Args:
+        target: the model, with its teacher for the distribution metrics.
+        name: what the problems are called.
+        parent: where the evaluation's folder goes; None keeps nothing.
+        pass_k: the k of pass@k.
+        skip: leave out that many problems at the front.
+        say: is told what was left out.
+        progress: is told how many problems of how many are done.
+
+    Raises:
+        UserError: the problems cannot be read, or have no answers and no teacher is there to
+            compare with; k is over the samples.
+        Interrupted: a signal came; the folder holds what is finished.
+    """
+    for k in pass_k:
+        if k > (samples := target.config.eval.samples):
+            raise UserError(
+                f"--pass-k {k} needs at least {k} samples a problem, found {samples}; "
+                f"expected --samples {k}, or k up to {samples}."
+            )
+    task = _task(target, skip, say)
+    settings = _settings(target, task)
+    folder = None if parent is None else ResultFolder(parent, name, settings)
+    count = len(task.prompts)
+    with Interrupts().watching(), Verifier() as verifier:
+        lines = run_task(task, folder, verifier, lambda done: progress(done, count))
+        if verifier.timeouts:
+            say(f"{verifier.timeouts} answers took too long to verify and count as wrong")
+    metrics = summarize(lines, task.config.samples, pass_k)
+    about = {
+        "target": target.name,
+        "data": name,
+        "problems": count,
+        **{key: settings[key] for key in ("samples", "temperature", "top_p", "max_tokens", "seed")},
+    }
+    found = Evaluation(about, metrics, lines, None if folder is None else folder.path)
+    if folder:
+        folder.finish(found.as_json())
+    return found
+
+
+def _task(target: Target, skip: int, say: Say) -> Task:
+    config = target.config
+    prompts = held_out_prompts(config, target.scorer.model.tokenizer, say)[skip:]
+    if all(prompt.answer is None for prompt in prompts) and target.pair is None:
+        raise UserError(
+            "the held-out prompts have no gold answers; name their column with "
+            "--set data.eval.answer_column=NAME, or a --teacher to compare with."
+        )
+    return Task(
+        target.scorer,
+        target.pair,
+        prompts,
+        _within_context(target, prompts, say),
+        config.train.seed,
+        config.rollout.batch_size,
+        config.train.micro_batch_size,
+        config.loss.top_k,
+    )
+
+
+def _within_context(target: Target, prompts: Sequence[Prompt], say: Say) -> EvalConfig:
+    """The `eval` settings with a length limit that the model's context can hold."""
+    config, context = target.config, target.scorer.model.context
+    wanted = config.eval.max_tokens or config.rollout.max_tokens
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    limit = wanted if context is None else min(wanted, context - longest)
+    if limit < 1:
+        raise UserError(
+            f"the longest prompt has {longest} tokens, and {target.name} has a context of "
+            f"{context}; expected data.max_prompt_tokens below it."
+        )
+    if limit < wanted:
+        say(f"answers end after {limit} tokens, not {wanted}: the context is {context} tokens")
+    return config.eval.model_copy(update={"max_tokens": limit})
+
+
+def _settings(target: Target, task: Task) -> dict[str, Any]:
+    """All that the lines depend on: other settings are another evaluation."""
+    config = target.config
+    source = held_out_source(config)
+    problems = [[list(prompt.tokens), prompt.answer, prompt.grader] for prompt in task.prompts]
+    return {
+        "version": __version__,
+        "student": config.student.model_dump(mode="json"),
+        "adapter": target.adapter,
+        "teacher": config.teacher.model_dump(mode="json") if target.pair else None,
+        "source": None if source is None else source.model_dump(mode="json"),
+        "problems": len(problems),
+        "first_problem": task.prompts[0].index,
+        "problems_digest": digest(problems),
+        "samples": task.config.samples,
+        "temperature": task.config.temperature,
+        "top_p": task.config.top_p,
+        "max_tokens": task.config.max_tokens,
+        "seed": task.seed,
+        "support": task.support if target.pair else None,
+    }

@@ -1,0 +1,62 @@
+"""The folder of one export: whole or absent, and replaced only where we wrote all of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trb_mlx.errors import UserError
+from trb_mlx.export.files import disk_errors, replacing_folder
+
+MARKER = "export.json"
+
+
+@contextmanager
+def writing_export(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """A draft folder that takes the place of `path` once it is filled.
+
+    `export.json` keeps `facts` and the names of the files, by which a later export knows that
+    it may replace the folder.
+
+    Raises:
+        UserError: the folder holds files that no export wrote.
+        RunError: the disk is full or cannot be written.
+    """
+    check_replaceable(path)
+    with disk_errors(f"the export {path}"), replacing_folder(path) as draft:
+        yield draft
+        values = {**facts, "files": list_files(draft)}
+        (draft / MARKER).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a destination that holds anything but an earlier export.
+
+    Raises:
+        UserError: names the first such file.
+    """
+    if path.is_file():
+        raise UserError(f"--out {path} is a file, expected a folder to be made.")
+    if not path.is_dir():
+        return
+    strange = sorted({*list_files(path)} - {*_written(path), MARKER})
+    if strange:
+        raise UserError(
+            f"{path} holds {strange[0]}, which no export wrote; move it away or name another --out."
+        )
+
+
+def list_files(folder: Path) -> list[str]:
+    """The files below a folder, by their paths in it."""
+    found = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _written(path: Path) -> list[str]:
+    try:
+        return list(json.loads((path / MARKER).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

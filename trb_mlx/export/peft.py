@@ -1,0 +1,180 @@
+"""PEFT's adapter format, both ways: transposed matrices, and alpha = scale · rank."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from trb_mlx.errors import UserError
+from trb_mlx.export.adapters import CONFIG
+from trb_mlx.export.record import Adapter, checked, read_arrays, read_json
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_TENSOR = re.compile(
+    re.escape(_PREFIX) + r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?"
+)
+# mlx-lm's leaf → PEFT's
+_LEAVES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
+_OURS = {theirs.removesuffix(".weight"): leaf for leaf, theirs in _LEAVES.items()}
+
+
+def peft_arrays(adapter: Adapter) -> dict[str, mx.array]:
+    """The tensors of `adapter_model.safetensors`: A `[r, in]`, B `[out, r]`, m `[out]`.
+
+    Raises:
+        UserError: the adapter is on stacked experts or embeddings, which PEFT lays out
+            otherwise.
+    """
+    arrays = {}
+    for name, array in adapter.arrays.items():
+        module, _, leaf = name.rpartition(".")
+        if array.ndim > 2 or not (_BLOCK.fullmatch(module) or module == "lm_head"):
+            raise UserError(
+                f"the adapter on {module} has no equal in PEFT; expected linear layers of blocks "
+                "(`--to mlx-lm` and `--to merged` hold it)."
+            )
+        arrays[f"{_PREFIX}{module}.{_LEAVES[leaf]}"] = mx.contiguous(array.T)
+    return arrays
+
+
+def peft_config(adapter: Adapter, base: str, revision: str | None, blocks: int) -> dict[str, Any]:
+    """`adapter_config.json` in PEFT's own field names.
+
+    Args:
+        adapter: the adapter.
+        base: what `base_model_name_or_path` says.
+        revision: the base's revision.
+        blocks: how many blocks the base has.
+    """
+    alpha = adapter.scale * adapter.rank
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        **_targets(adapter.modules, blocks),
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_dropout": adapter.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": adapter.rank,
+        "rank_pattern": {},
+        "revision": revision,
+        "task_type": "CAUSAL_LM",
+        "use_dora": adapter.dora,
+        "use_rslora": False,
+    }
+
+
+def _targets(modules: Iterable[str], blocks: int) -> dict[str, Any]:
+    """Suffixes where the same modules of each block are adapted, else every full name."""
+    names = sorted(modules)
+    shared = _shared_suffixes(names)
+    if shared is None:
+        return {"target_modules": names, "layers_to_transform": None, "layers_pattern": None}
+    layers, suffixes = shared
+    if layers == list(range(blocks)):
+        return {"target_modules": suffixes, "layers_to_transform": None, "layers_pattern": None}
+    return {"target_modules": suffixes, "layers_to_transform": layers, "layers_pattern": "layers"}
+
+
+def _shared_suffixes(names: Iterable[str]) -> tuple[list[int], list[str]] | None:
+    """The blocks and the modules in each of them, or None where they differ from block to block."""
+    by_block: dict[int, set[str]] = {}
+    for name in names:
+        match = _BLOCK.fullmatch(name)
+        if match is None:
+            return None
+        by_block.setdefault(int(match[1]), set()).add(match[2])
+    first, *others = by_block.values()
+    if any(other != first for other in others):
+        return None
+    return sorted(by_block), sorted(first)
+
+
+def read_peft_adapter(folder: Path) -> Adapter:
+    """An adapter folder as PEFT writes it.
+
+    Raises:
+        UserError: a file is missing or damaged, or the adapter is of a kind that mlx-lm's
+            layers cannot hold.
+    """
+    details = read_json(folder / CONFIG)
+    _check_supported(folder, details)
+    arrays = dict(_mlx_array(folder, *item) for item in read_arrays(folder / PEFT_WEIGHTS).items())
+    modules = sorted({name.rpartition(".")[0] for name in arrays})
+    rank = details.get("r")
+    if not isinstance(rank, int) or rank < 1:
+        raise UserError(f"adapter {folder}: r is {rank!r}, expected a positive whole number.")
+    return checked(
+        Adapter(
+            source=str(folder),
+            rank=rank,
+            scale=_scale(folder, details, rank),
+            dropout=float(details.get("lora_dropout") or 0.0),
+            dora=bool(details.get("use_dora")),
+            keys=_keys(modules),
+            num_layers=-1,
+            arrays=arrays,
+        )
+    )
+
+
+def _keys(modules: list[str]) -> tuple[str, ...]:
+    """mlx-lm's keys: suffixes where blocks 0 to n − 1 are alike, else full names.
+
+    Whether the base has more blocks than that is seen when the adapter is put on it.
+    """
+    shared = _shared_suffixes(modules) if modules else None
+    if shared is not None and shared[0] == list(range(len(shared[0]))):
+        return tuple(shared[1])
+    return tuple(modules)
+
+
+def _mlx_array(folder: Path, name: str, array: mx.array) -> tuple[str, mx.array]:
+    match = _TENSOR.fullmatch(name)
+    if match is None:
+        raise UserError(
+            f"adapter {folder}: {name} is no LoRA matrix of a linear layer; no other can be used."
+        )
+    return f"{match[1]}.{_OURS[match[2]]}", mx.contiguous(array.T).astype(mx.float32)
+
+
+def _scale(folder: Path, details: Mapping[str, Any], rank: int) -> float:
+    alpha = details.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise UserError(f"adapter {folder}: lora_alpha is {alpha!r}, expected a positive number.")
+    return alpha / (math.sqrt(rank) if details.get("use_rslora") else rank)
+
+
+def _check_supported(folder: Path, details: Mapping[str, Any]) -> None:
+    kind = str(details.get("peft_type", "")).rpartition(".")[2]
+    if kind != "LORA":
+        raise UserError(f"adapter {folder} is of PEFT's type {kind or 'unknown'}, expected LORA.")
+    plain = {
+        "rank_pattern": ({}, None),
+        "alpha_pattern": ({}, None),
+        "bias": ("none", None),
+        "modules_to_save": ([], None),
+        "fan_in_fan_out": (False, None),
+        "lora_bias": (False, None),
+        "target_parameters": ([], None),
+        "layer_replication": ([], None),
+        "trainable_token_indices": ([], {}, None),
+    }
+    for key, allowed in plain.items():
+        if details.get(key) not in allowed:
+            raise UserError(
+                f"adapter {folder} has {key} = {details[key]!r}, which mlx-lm cannot hold; "
+                "expected one rank and scale for all of it."
+            )

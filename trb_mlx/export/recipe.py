@@ -1,0 +1,43 @@
+"""A run's settings under another stack's own names, for going on with it on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trb_mlx.config import Config
+from trb_mlx.config_file import load_config, nearest
+from trb_mlx.errors import UserError
+from trb_mlx.export.folder import writing_export
+from trb_mlx.export.trl import trl_recipe
+from trb_mlx.export.verl import verl_recipe
+from trb_mlx.run_folder import find_run, nearest_run
+
+# stack → the file's name, and its text for a run's config and name
+STACKS: Mapping[str, tuple[str, Callable[[Config, str], str]]] = {
+    "verl": ("distill.sh", verl_recipe),
+    "trl": ("distill.py", trl_recipe),
+}
+
+
+def write_recipe(run: str, stack: str, out: Path | None) -> Path:
+    """Write one stack's recipe into `out` (default: RUN/export/STACK) and give the file.
+
+    Raises:
+        UserError: no such run or stack, or a destination that holds other files.
+        RunError: the disk is full or cannot be written.
+    """
+    if stack not in STACKS:
+        raise UserError(
+            f"--recipe {stack} is not known{nearest(stack, STACKS)} (known: {', '.join(STACKS)})."
+        )
+    folder = find_run(run)
+    if folder is None:
+        raise UserError(f"{run} is no run folder (it has no config.yaml){nearest_run(run)}.")
+    name, recipe = STACKS[stack]
+    place = (out or folder.path / "export" / stack).expanduser().absolute()
+    title = folder.path.absolute().name
+    with writing_export(place, {"format": stack, "run": title}) as draft:
+        text = recipe(load_config(str(folder.config)), title)
+        (draft / name).write_text(text, encoding="utf-8")
+    return place / name

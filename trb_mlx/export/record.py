@@ -1,0 +1,154 @@
+"""An adapter as one record, whatever tool wrote it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from trb_mlx.errors import UserError
+from trb_mlx.export.adapters import CONFIG, WEIGHTS
+from trb_mlx.export.files import load_arrays
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA or DoRA matrices under mlx-lm's names and in its layout.
+
+    `arrays` maps MODULE.lora_a `[in, r]`, MODULE.lora_b `[r, out]` and, for DoRA, MODULE.m `[out]`.
+    `keys` and `num_layers` say in mlx-lm's terms which modules carry them.
+    """
+
+    source: str
+    rank: int
+    scale: float
+    dropout: float
+    dora: bool
+    keys: tuple[str, ...] | None
+    num_layers: int
+    arrays: dict[str, mx.array]
+    stop_ids: tuple[int, ...] = field(default=())
+
+    @property
+    def modules(self) -> list[str]:
+        """The names of the adapted modules, sorted."""
+        return sorted({name.rpartition(".")[0] for name in self.arrays})
+
+
+def read_mlx_adapter(folder: Path, weights: Path | None = None) -> Adapter:
+    """An adapter folder as mlx-lm writes it.
+
+    Args:
+        folder: holds `adapter_config.json`.
+        weights: the file to use, one of the folder's snapshots perhaps.
+
+    Raises:
+        UserError: a file is missing or damaged, or the adapter is of no known kind.
+    """
+    details = read_json(folder / CONFIG)
+    kind = details.get("fine_tune_type", "lora")
+    if kind not in ("lora", "dora"):
+        raise UserError(f"adapter {folder} is a {kind!r} fine-tune, expected lora or dora.")
+    try:
+        parameters = details["lora_parameters"]
+        keys = parameters.get("keys")
+        adapter = Adapter(
+            source=str(folder),
+            rank=int(parameters["rank"]),
+            scale=float(parameters["scale"]),
+            dropout=float(parameters.get("dropout", 0.0)),
+            dora=kind == "dora",
+            keys=None if keys is None else tuple(keys),
+            num_layers=int(details["num_layers"]),
+            arrays=read_arrays(weights or folder / WEIGHTS),
+            stop_ids=tuple(details.get("stop_ids", ())),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"adapter {folder}: {CONFIG} lacks or garbles {error}; expected mlx-lm's "
+            "lora_parameters and num_layers."
+        ) from error
+    return checked(adapter)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: the file is missing, unreadable or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.parent} holds no {path.name}; expected an adapter folder."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}, expected an object.")
+    return values
+
+
+def read_arrays(path: Path) -> dict[str, mx.array]:
+    """The arrays of a safetensors file, in memory and finite.
+
+    Raises:
+        UserError: the file is missing, truncated, hostile, or holds NaN or infinity.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {path.name}.")
+    try:
+        arrays = load_arrays(path)
+        mx.eval(arrays)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} is no whole safetensors file: {reason}") from error
+    for name, array in arrays.items():
+        if not bool(mx.isfinite(array).all()):
+            raise UserError(f"{path}: {name} holds values that are not finite.")
+    return arrays
+
+
+def checked(adapter: Adapter) -> Adapter:
+    """The adapter, if its matrices fit each other and its rank.
+
+    Raises:
+        UserError: a matrix is missing, of another kind, or of another rank.
+    """
+    wanted = {"lora_a", "lora_b", "m"} if adapter.dora else {"lora_a", "lora_b"}
+    if not adapter.arrays:
+        raise UserError(f"adapter {adapter.source} holds no tensors.")
+    for module in adapter.modules:
+        found = {leaf for leaf in ("lora_a", "lora_b", "m") if f"{module}.{leaf}" in adapter.arrays}
+        if found != wanted:
+            raise UserError(
+                f"adapter {adapter.source}: {module} has {_listed(found)}, expected "
+                f"{_listed(wanted)}."
+            )
+        first, second = (adapter.arrays[f"{module}.lora_{leaf}"] for leaf in "ab")
+        if first.ndim != second.ndim or _ranks(first, second) != (adapter.rank, adapter.rank):
+            raise UserError(
+                f"adapter {adapter.source}: {module} has matrices {first.shape} and "
+                f"{second.shape}, expected rank {adapter.rank}."
+            )
+    strange = [n for n in adapter.arrays if n.rpartition(".")[2] not in wanted]
+    if strange:
+        raise UserError(f"adapter {adapter.source}: {strange[0]} is no {_listed(wanted)}.")
+    return adapter
+
+
+def _ranks(first: mx.array, second: mx.array) -> tuple[int, int]:
+    """The rank that each matrix has; stacked experts keep [E, r, in] and [E, out, r]."""
+    if first.ndim == 3:
+        return int(first.shape[1]), int(second.shape[2])
+    if first.ndim == 2:
+        return int(first.shape[1]), int(second.shape[0])
+    return 0, 0
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

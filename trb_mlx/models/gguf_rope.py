@@ -1,0 +1,55 @@
+"""Llama 3.1's scaled rotary frequencies, which a GGUF file holds as a tensor of factors.
+
+mlx-lm wants the parameters of which llama.cpp's converter made the factors. All of Meta's models
+share all of them but the factor itself, so they are tried, and the file is refused where the
+factors that they give are not the file's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from trb_mlx.models.gguf_reader import GgufError, GgufFile, brief
+from trb_mlx.models.gguf_tensors import F32
+
+TENSOR = "rope_freqs.weight"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def rope_scaling(file: GgufFile, name: str, base: float, head_dim: int) -> dict[str, Any] | None:
+    """The `rope_scaling` of config.json, or None where the frequencies are plain.
+
+    Raises:
+        GgufError: frequencies scaled in another way.
+    """
+    kind = file.metadata.get(f"{name}.rope.scaling.type", "none")
+    tensor = file.tensors.get(TENSOR)
+    if kind != "none":
+        raise GgufError(f"its rotary frequencies are scaled ({brief(kind)}), which is not read")
+    if tensor is None:
+        return None
+    if tensor.kind != F32 or tensor.shape != (head_dim // 2,):
+        raise GgufError(f"tensor {TENSOR} is not {head_dim // 2} values of type F32")
+    factors = tensor.data.copy().view(np.float32)
+    scaling = LLAMA3 | {"factor": float(factors.max())}
+    if not np.allclose(factors, llama3_factors(scaling, base, head_dim), rtol=1e-4):
+        raise GgufError("its rotary frequencies are scaled in another way than Llama 3.1's")
+    return scaling
+
+
+def llama3_factors(scaling: dict[str, Any], base: float, head_dim: int) -> np.ndarray:
+    """What each of the head_dim / 2 wavelengths is stretched by: 1 for the short, factor for the
+    long, and the harmonic mean of both in between."""
+    wavelengths = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
+    turns = scaling["original_max_position_embeddings"] / wavelengths
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return 1.0 / ((1.0 - smooth) / scaling["factor"] + smooth)

@@ -1,0 +1,223 @@
+"""The figures made of runs' metrics over the steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trb_mlx.report.charts import Chart, Line
+from trb_mlx.report.curves import Curve, Method, curve
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A figure of one metric over the steps of training.
+
+    `reference` is a metric drawn dotted beside each line; `level` one drawn as a level line,
+    with its label.
+    """
+
+    metric: str
+    section: str
+    title: str
+    y_label: str
+    caption: str
+    percent: bool = False
+    log: bool = False
+    reference: tuple[str, str] | None = None
+    level: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its files."""
+        return self.metric.replace("/", "-").replace("@", "-at-").replace("_", "-")
+
+
+SPECS = (
+    Spec(
+        "eval/pass@1",
+        "learning",
+        "pass@1 on held-out prompts",
+        "pass@1",
+        "Share of held-out problems answered right at the evaluation's temperature.",
+        percent=True,
+        level=("eval/teacher_pass@1", "teacher"),
+    ),
+    Spec(
+        "eval/reverse_kl",
+        "learning",
+        "Reverse KL on held-out prompts",
+        "nats a token",
+        "KL(π_S‖π_T) over the whole vocabulary, on the student's own rollouts.",
+        log=True,
+    ),
+    Spec(
+        "reverse_kl",
+        "learning",
+        "Reverse KL on training rollouts",
+        "nats a token",
+        "On the prefixes that the behavior policy drew, in warm-up as later.",
+        log=True,
+    ),
+    Spec(
+        "reward/mean",
+        "learning",
+        "Reward of training rollouts",
+        "mean reward",
+        "Share of rollouts with the right answer. A diagnostic: training does not use it.",
+        percent=True,
+    ),
+    Spec(
+        "trb/epsilon",
+        "behavior",
+        "Budget ε",
+        "nats a token",
+        "How far the behavior policy may leave the student at each prefix.",
+    ),
+    Spec(
+        "trb/beta_mean",
+        "behavior",
+        "Blend weight β",
+        "mean β",
+        "0 is the student, 1 the teacher; the largest weight that the budget allows.",
+    ),
+    Spec(
+        "trb/kl_behavior_student",
+        "behavior",
+        "KL(μ‖π_S) against its budget",
+        "nats a token",
+        "Token mean; below ε where the teacher itself lies within it.",
+        reference=("trb/epsilon", "budget ε"),
+    ),
+    Spec(
+        "trb/acceptance_rate",
+        "behavior",
+        "Acceptance of student drafts",
+        "accepted",
+        "Share of the student's tokens that the behavior policy keeps.",
+        percent=True,
+    ),
+    Spec(
+        "entropy/teacher",
+        "entropy",
+        "Teacher's entropy on visited prefixes",
+        "nats",
+        "High where rollouts lead to prefixes that leave the teacher unsure.",
+    ),
+    Spec(
+        "entropy/student",
+        "entropy",
+        "Student's entropy on visited prefixes",
+        "nats",
+        "Token mean over the step's rollouts.",
+    ),
+    Spec(
+        "entropy/gap",
+        "entropy",
+        "Entropy gap",
+        "nats",
+        "Absolute difference of the two means.",
+    ),
+    Spec(
+        "completions/mean_length",
+        "rollouts",
+        "Length of rollouts",
+        "tokens",
+        "Mean length of a step's responses, the stop token included.",
+    ),
+    Spec(
+        "completions/truncated_fraction",
+        "rollouts",
+        "Truncated rollouts",
+        "truncated",
+        "Share of rollouts cut by the length limit.",
+        percent=True,
+    ),
+    Spec(
+        "tokens_per_second",
+        "cost",
+        "Throughput",
+        "tokens a second",
+        "Response tokens of a step over its rollout, update and reward time.",
+    ),
+    Spec(
+        "time/rollout_s",
+        "cost",
+        "Rollout time",
+        "seconds a step",
+        "Drawing a step's rollouts, and the teacher's scoring of them.",
+    ),
+    Spec(
+        "time/update_s",
+        "cost",
+        "Update time",
+        "seconds a step",
+        "Loss, gradients and the optimizer's step.",
+    ),
+    Spec(
+        "memory/peak_gb",
+        "cost",
+        "Peak memory",
+        "GiB",
+        "The highest use of MLX's allocator within a step.",
+    ),
+)
+SECTIONS = {
+    "learning": "Learning",
+    "behavior": "Behavior policy",
+    "entropy": "Entropy",
+    "rollouts": "Rollouts",
+    "cost": "Cost",
+}
+
+
+def chart_of(spec: Spec, methods: Sequence[Method]) -> Chart | None:
+    """The figure of one metric, or None where no run has it."""
+    lines: list[Line] = []
+    for method in methods:
+        found = curve(method, spec.metric)
+        if found is not None:
+            lines.append(_line(method.label, method.slot, found, spec.metric.startswith("eval/")))
+            lines += _reference(spec, method, len(methods) > 1)
+    if not lines:
+        return None
+    ends = {end for method in methods for run in method.runs if (end := run.warmup()) is not None}
+    return Chart(
+        spec.key,
+        spec.title,
+        spec.caption,
+        "step",
+        spec.y_label,
+        lines,
+        percent=spec.percent,
+        log=spec.log and all((line.y > 0).all() for line in lines),
+        shaded=sorted(ends),
+        level=_level(spec, methods),
+    )
+
+
+def _line(label: str, slot: int, found: Curve, evaluated: bool) -> Line:
+    return Line(label, slot, found.steps, found.values, found.low, found.high, marked=evaluated)
+
+
+def _reference(spec: Spec, method: Method, several: bool) -> list[Line]:
+    """The dotted line beside a method's own."""
+    if spec.reference is None:
+        return []
+    metric, label = spec.reference
+    found = curve(method, metric)
+    if found is None or not found.values.any():
+        return []
+    told = f"{label} of {method.label}" if several else label
+    return [Line(told, method.slot, found.steps, found.values, reference=True)]
+
+
+def _level(spec: Spec, methods: Sequence[Method]) -> tuple[float, str] | None:
+    """The mean over runs of the metric that a level line marks."""
+    if spec.level is None:
+        return None
+    metric, label = spec.level
+    values = [v for method in methods for run in method.runs for v in run.points(metric).values()]
+    return (float(np.mean(values)), label) if values else None

@@ -1,0 +1,199 @@
+"""Runs as read from their folders, several seeds of one method put together, and their curves."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trb_mlx.config import Config
+from trb_mlx.config_file import flatten, load_config
+from trb_mlx.errors import UserError
+from trb_mlx.report.measures import wilson
+from trb_mlx.report.theme import assign_slots
+from trb_mlx.report.writers import read_lines
+from trb_mlx.run_folder import RunFolder, find_run, nearest_run
+
+_SEED = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")  # the end of a name such as trb-seed1
+# Keys that do not make a run another method: its seed, and where it lies.
+NOT_METHOD = ("train.seed", "run.")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run: its name in the report, its folder, its config and its lines, one a step."""
+
+    name: str
+    folder: RunFolder
+    config: Config
+    lines: Sequence[dict[str, Any]]
+
+    def points(self, metric: str) -> dict[int, float]:
+        """Step → value, for the steps that have the metric."""
+        return {
+            int(line["step"]): float(line[metric])
+            for line in self.lines
+            if isinstance(line.get(metric), int | float)
+        }
+
+    def warmup(self) -> int | None:
+        """The last step in which something was still warming up; a constant ε warms nothing."""
+        behavior, target = self.config.behavior, self.config.target
+        budgets = {} if behavior.kind == "fixed" else self.points("trb/epsilon")
+        ends = [step for step, budget in budgets.items() if budget > 0]
+        ends.append(behavior.warmup_steps if behavior.kind == "temperature" else 0)
+        ends.append(target.warmup_steps if target.kind == "veto" else 0)
+        ends.append(target.sft_steps)
+        last = max(int(line["step"]) for line in self.lines)
+        return min(max(ends), last) or None
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in nothing but their seed, under one label and one colour."""
+
+    label: str
+    runs: Sequence[RunData]
+    slot: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over steps `[N]`, with `low` and `high` where a spread is known.
+
+    Of several seeds the values are means over the seeds that have the step, and the spread runs
+    from the lowest to the highest seed.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def read_runs(paths: Iterable[str]) -> list[RunData]:
+    """The runs that the paths name, under names that tell them apart.
+
+    Raises:
+        UserError: a path is no run folder, is named twice, or has no metrics yet.
+    """
+    folders = [_find(path) for path in paths]
+    places = [folder.path.resolve() for folder in folders]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"run {place} is named twice; expected each run once.")
+    return [
+        RunData(name, folder, load_config(str(folder.config)), _lines(folder))
+        for name, folder in zip(_names(places), folders, strict=True)
+    ]
+
+
+def _find(path: str) -> RunFolder:
+    folder = find_run(path)
+    if folder is None:
+        what = "is not a run folder" if Path(path).is_dir() else "does not exist"
+        raise UserError(
+            f"run {path} {what}{nearest_run(path)}; expected a folder with config.yaml."
+        )
+    return folder
+
+
+def _lines(folder: RunFolder) -> list[dict[str, Any]]:
+    read = read_lines(folder.metrics) if folder.metrics.is_file() else []
+    lines = [line for line in read if isinstance(line, dict) and "step" in line]
+    if not lines:
+        raise UserError(
+            f"run {folder.path} has no metrics yet; expected lines in {folder.metrics.name}."
+        )
+    return lines
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """Folder names; paths below the common folder where two names are alike."""
+    names = [place.name for place in places]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath(places)
+    return [os.path.relpath(place, common) for place in places]
+
+
+def group_runs(runs: Sequence[RunData]) -> list[Method]:
+    """Runs whose configs differ in seed and paths only become one method, in order of appearance.
+
+    A method of one run goes by the run's name, one of several by what their names share.
+    """
+    groups: dict[tuple[Any, ...], list[RunData]] = {}
+    for run in runs:
+        groups.setdefault(_signature(run.config), []).append(run)
+    members = list(groups.values())
+    labels = [_label(group) for group in members]
+    slots = assign_slots([_kind(group[0].config) for group in members])
+    return [
+        Method(
+            label if labels.count(label) == 1 else f"{group[0].name} … ({len(group)} seeds)",
+            group,
+            slot,
+        )
+        for label, group, slot in zip(labels, members, slots, strict=True)
+    ]
+
+
+def _kind(config: Config) -> str:
+    """What a method's colour goes by."""
+    return config.target.kind if config.target.kind == "veto" else config.behavior.kind
+
+
+def _signature(config: Config) -> tuple[Any, ...]:
+    return tuple(
+        (key, repr(value)) for key, value in flatten(config).items() if not _incidental(key)
+    )
+
+
+def _incidental(key: str) -> bool:
+    return key.startswith(NOT_METHOD)
+
+
+def _label(group: Sequence[RunData]) -> str:
+    if len(group) == 1:
+        return group[0].name
+    stems = {_SEED.sub("", run.name) for run in group}
+    stem = stems.pop() if len(stems) == 1 else ""
+    return f"{stem or group[0].config.behavior.kind} ({len(group)} seeds)"
+
+
+def curve(method: Method, metric: str) -> Curve | None:
+    """A metric of a method, or None where no run has it."""
+    found = [points for run in method.runs if (points := run.points(metric))]
+    if not found:
+        return None
+    steps = sorted({step for points in found for step in points})
+    columns = [[points[step] for points in found if step in points] for step in steps]
+    values = np.array([np.mean(column) for column in columns])
+    if len(found) > 1:
+        low, high = (np.array([end(column) for column in columns]) for end in (min, max))
+        return Curve(np.array(steps), values, low, high)
+    return Curve(np.array(steps), values, *_interval(method.runs[0].config, metric, values))
+
+
+def _interval(
+    config: Config, metric: str, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """The 95% interval of pass@1, known where each problem was sampled once."""
+    if metric != "eval/pass@1" or config.eval.samples != 1:
+        return None, None
+    return wilson(values, config.eval.prompts)
+
+
+def differing(methods: Sequence[Method]) -> list[str]:
+    """The keys in which methods differ, seeds and paths aside."""
+    configs = [flatten(method.runs[0].config) for method in methods]
+    return [
+        key
+        for key in configs[0]
+        if not _incidental(key) and any(other.get(key) != configs[0][key] for other in configs)
+    ]

@@ -1,0 +1,189 @@
+"""One self-contained HTML page, and a PNG of each figure beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from trb_mlx import __version__
+from trb_mlx.export.files import replacing
+from trb_mlx.report.charts import Chart
+from trb_mlx.report.curve_charts import SECTIONS, SPECS, chart_of
+from trb_mlx.report.curves import Method, RunData
+from trb_mlx.report.diagnostic_charts import diagnostic_charts
+from trb_mlx.report.diagnostics import Diagnostics
+from trb_mlx.report.plots import Drawing, draw
+from trb_mlx.report.results import (
+    describe_method,
+    differences,
+    key_results,
+    numbers,
+    settings,
+    time_spent,
+)
+from trb_mlx.report.theme import DARK, LIGHT, color_of
+
+# Nats at which a token's shade grows by one step, on either side of zero.
+EDGES = (0.25, 1.0, 3.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its figures, the titles of those that lack a metric, and a note."""
+
+    key: str
+    title: str
+    charts: Sequence[Chart]
+    missing: Sequence[str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A run's diagnostics with their figures."""
+
+    key: str
+    name: str
+    found: Diagnostics
+    charts: Sequence[Chart]
+
+
+def write_report(
+    methods: Sequence[Method], measured: Mapping[str, Diagnostics], out: Path
+) -> list[Path]:
+    """Write `index.html` and the PNGs of a report into `out`.
+
+    Args:
+        methods: the runs, grouped.
+        measured: diagnostics by the name of their run.
+        out: the folder, made where it is missing.
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    sections, examined = make_sections(methods), examinations(methods, measured)
+    parts: list[Section | Examination] = [*sections, *examined]
+    drawings = {chart.key: draw(chart) for part in parts for chart in part.charts}
+    page = out / "index.html"
+    with replacing(page) as draft:
+        draft.write_text(render(methods, sections, examined, drawings), encoding="utf-8")
+    for key, drawing in drawings.items():
+        with replacing(out / f"{key}.png") as draft:
+            draft.write_bytes(drawing.png)
+    return [page, *(out / f"{key}.png" for key in drawings)]
+
+
+def make_sections(methods: Sequence[Method]) -> list[Section]:
+    """The sections of curves; instead of lines at zero a sentence where no policy blended."""
+    sections = []
+    for key, title in SECTIONS.items():
+        if key == "behavior" and _student_alone(methods):
+            sections.append(Section(key, title, [], [], "The student drew every token alone."))
+            continue
+        found = [(spec, chart_of(spec, methods)) for spec in SPECS if spec.section == key]
+        charts = [chart for _, chart in found if chart is not None]
+        missing = [spec.title for spec, chart in found if chart is None]
+        sections.append(Section(key, title, charts, missing))
+    return sections
+
+
+def _student_alone(methods: Sequence[Method]) -> bool:
+    """Whether metrics say of every run that β was 0 throughout."""
+    found = [run.points("trb/beta_mean").values() for method in methods for run in method.runs]
+    return all(weights and not any(weights) for weights in found)
+
+
+def examinations(
+    methods: Sequence[Method], measured: Mapping[str, Diagnostics]
+) -> list[Examination]:
+    """Of each method the first run that was measured: seeds share their models."""
+    chosen: list[RunData] = []
+    for method in methods:
+        chosen += [run for run in method.runs if run.name in measured][:1]
+    return [
+        Examination(
+            f"diagnostics-{place}",
+            run.name,
+            measured[run.name],
+            diagnostic_charts(measured[run.name], f"run{place}-" if len(chosen) > 1 else ""),
+        )
+        for place, run in enumerate(chosen, start=1)
+    ]
+
+
+def render(
+    methods: Sequence[Method],
+    sections: Sequence[Section],
+    examined: Sequence[Examination],
+    drawings: Mapping[str, Drawing],
+) -> str:
+    """The page. Everything but our own SVG and CSS is escaped: prompts may hold anything."""
+    first = methods[0].runs[0]
+    environment = Environment(
+        loader=PackageLoader("trb_mlx.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "method": describe_method,
+        "color": color_of,
+        "models": with_subscripts,
+        "shade": shade,
+        "signed": signed,
+        "visible": visible,
+    }
+    context: dict[str, Any] = {
+        "title": first.name if len(methods) == 1 else f"{len(methods)} methods compared",
+        "version": __version__,
+        "methods": methods,
+        "first": first,
+        "pairs": sorted({_pair(run) for method in methods for run in method.runs}),
+        "results": [key_results(method) for method in methods],
+        "sections": sections,
+        "examined": examined,
+        "times": [time_spent(method) for method in methods],
+        "differences": differences(methods),
+        "settings": settings(first),
+        "light": LIGHT,
+        "dark": DARK,
+        "edges": EDGES,
+        "drawings": drawings,
+        "numbers": numbers,
+    }
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _pair(run: RunData) -> str:
+    return f"{run.config.student.model} ← {run.config.teacher.model}"
+
+
+def visible(piece: str) -> str:
+    """A token's text with its line ends made visible."""
+    return piece.replace("\r", "␍").replace("\n", "↵\n").replace("\t", "⇥\t")
+
+
+def shade(score: float) -> int:
+    """−4 (the teacher finds the token far less likely than the student) to 4."""
+    level = sum(abs(score) >= edge for edge in EDGES)
+    return level if score > 0 else -level
+
+
+def signed(value: float) -> str:
+    """Two digits, with a minus sign that is one."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def with_subscripts(text: str) -> Markup:
+    """Our own text with π_S and π_T set as they are in print."""
+    return Markup(re.sub(r"π_([ST])", r"π<sub>\1</sub>", str(escape(text))))

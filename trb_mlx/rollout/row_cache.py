@@ -1,0 +1,120 @@
+"""Keys and values whose rows grow, rewind and leave one by one.
+
+Row b writes at its own offset and a mask hides what lies beyond, so that taking tokens back is
+a smaller offset and moves no data (docs/log.md compares this with rolling padded rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+GROWTH = 256  # positions added when a buffer is full
+
+
+class Offsets:
+    """How many positions of each row count, int `[B]`: one object for all layers of a model."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        """`lengths` are the positions that count at first."""
+        self.set(np.array(lengths, np.int32))
+
+    def set(self, lengths: np.ndarray) -> None:
+        """Replace all counts."""
+        self.lengths = lengths
+        self.array = mx.array(lengths)
+
+    def end(self, count: int) -> int:
+        """The last place that any row has written once it appends `count` more."""
+        return int(self.lengths.max(initial=0)) + count
+
+
+class RowKVCache:
+    """One layer's cache, in the form that mlx-lm's models expect of theirs.
+
+    Attributes:
+        keys, values: `[B, heads, places, dim]`, or None before the first pass.
+        window: how many positions a token sees, itself included; None for all.
+        grouped: whether the model's scores have an axis of heads that share keys.
+    """
+
+    def __init__(self, offsets: Offsets, window: int | None = None, grouped: bool = False) -> None:
+        """An empty cache; `window` is the layer's own where the model names none."""
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self.offsets = offsets
+        self.window = window
+        self.grouped = grouped
+
+    @property
+    def offset(self) -> mx.array:
+        """Where each row's next token stands, int `[B]`: what rotary embeddings ask for."""
+        return self.offsets.array
+
+    @property
+    def state(self) -> list[mx.array]:
+        """The arrays that a prefill must have computed."""
+        return [array for array in (self.keys, self.values) if array is not None]
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write `[B, heads, T, dim]` at each row's offset and give all places in use."""
+        count = keys.shape[2]
+        end = self.offsets.end(count)
+        self.keys, self.values = _grown(self.keys, keys, end), _grown(self.values, values, end)
+        places = (self.offset[:, None] + mx.arange(count))[:, None, :, None]
+        self.keys = mx.put_along_axis(self.keys, _spread(places, keys), keys, axis=2)
+        self.values = mx.put_along_axis(self.values, _spread(places, values), values, axis=2)
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def make_mask(
+        self, count: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array:
+        """Which places each of T = `count` new tokens sees, bool `[B, 1, T, places]`.
+
+        `[B, 1, 1, T, places]` where `grouped`.
+        """
+        window = window_size or self.window
+        places = mx.arange(self.offsets.end(count))
+        own = (self.offset[:, None] + mx.arange(count))[:, None, :, None]
+        seen = places <= own
+        if window is not None:
+            seen = seen & (places > own - window)
+        return seen[:, None] if self.grouped else seen
+
+    def take(self, rows: mx.array) -> None:
+        """Keep the listed rows, in that order; a row may be listed again."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[rows], self.values[rows]
+
+    def append(self, other: RowKVCache) -> None:
+        """Add another cache's rows below."""
+        self.keys = _stacked(self.keys, other.keys)
+        self.values = _stacked(self.values, other.values)
+
+
+def _grown(buffer: mx.array | None, new: mx.array, end: int) -> mx.array:
+    """The buffer with room for `end` places."""
+    places = 0 if buffer is None else buffer.shape[2]
+    if buffer is not None and places >= end:
+        return buffer
+    rows, heads, _, width = new.shape
+    room = mx.zeros((rows, heads, -(-(end - places) // GROWTH) * GROWTH, width), new.dtype)
+    return room if buffer is None else mx.concatenate([buffer, room], axis=2)
+
+
+def _spread(places: mx.array, values: mx.array) -> mx.array:
+    return mx.broadcast_to(places, values.shape)
+
+
+def _stacked(one: mx.array | None, other: mx.array | None) -> mx.array | None:
+    """Rows of both, the shorter buffer padded."""
+    if one is None or other is None:
+        return other if one is None else one
+    places = max(one.shape[2], other.shape[2])
+    both = [
+        mx.pad(array, [(0, 0), (0, 0), (0, places - array.shape[2]), (0, 0)])
+        for array in (one, other)
+    ]
+    return mx.concatenate(both)

@@ -1,0 +1,68 @@
+"""Several commands at once, each a process of its own with its share of the cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from trb_mlx.errors import RunError
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+COMMAND = "from trb_mlx.cli import main; main()"
+POLL_S = 0.2
+
+
+def run_side_by_side(
+    commands: Mapping[str, Sequence[str]], jobs: int, logs: Path, told: Callable[[str], None]
+) -> None:
+    """Run `trb-mlx` with each command's arguments, `jobs` at a time.
+
+    Args:
+        commands: name → arguments.
+        jobs: processes at once.
+        logs: what a process prints goes to LOGS/NAME.out.
+        told: gets each name when its process is done.
+
+    Raises:
+        RunError: a process failed; the others were asked to stop and have kept their state.
+    """
+    waiting, going = dict(commands), dict[str, subprocess.Popen[bytes]]()
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        while waiting or going:
+            while waiting and len(going) < jobs:
+                name = next(iter(waiting))
+                going[name] = _start(waiting.pop(name), jobs, logs / f"{name}.out")
+            time.sleep(POLL_S)
+            for name in [name for name, process in going.items() if process.poll() is not None]:
+                if going.pop(name).returncode:
+                    raise RunError(f"run {name} stopped: {_last_line(logs / f'{name}.out')}")
+                told(name)
+    finally:
+        for process in going.values():
+            process.terminate()
+        for process in going.values():
+            process.wait()
+
+
+def _start(arguments: Sequence[str], jobs: int, log: Path) -> subprocess.Popen[bytes]:
+    """In a session of its own: Ctrl-C reaches the parent alone, which passes it on once."""
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {**dict.fromkeys(THREADS, share), **os.environ}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("trb-mlx: ") if lines else f"nothing was printed ({log})"
