@@ -255,7 +255,7 @@ def _place(name: str) -> str:
 
 
 def _facts(job: _Job) -> dict[str, Any]:
-    return {"format": job.request.to, "run": job.folder.path.name, "step": _step(job)}
+    return {"format": job.request.to, "run": job.folder.path.absolute().name, "step": _step(job)}
 
 
 def _step(job: _Job) -> int:

@@ -31,7 +31,7 @@ def trained(pair: Pair, dora: bool = False) -> Stepper:
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4, dora=dora), seed=0)
     module.update({"model": {"layers": [{"mlp": {"up_proj": {"lora_b": mx.full((4, 64), 0.3)}}}]}})
-    return Stepper(module, Objective(None, None), TrainConfig())  # type: ignore[arg-type]
+    return Stepper(module, Objective(None, None, None), TrainConfig())  # type: ignore[arg-type]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

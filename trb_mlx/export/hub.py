@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def push(folder: Path, repo: str, public: bool) -> str:
         RunError: the Hub refused or failed, or the upload was interrupted; the export is whole.
     """
     disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries are warnings there
     api = HfApi()
     try:
         address = api.create_repo(repo, private=not public, exist_ok=True)
