@@ -92,7 +92,8 @@ def run_config(arguments: argparse.Namespace) -> Config:
         ("run.dir", str(arguments.out)),
     ]
     if arguments.steps:
-        changes.append(("train.steps", arguments.steps))
+        changes += [("train.steps", arguments.steps)]
+        changes += [("behavior.warmup_steps", arguments.steps // 2)]
     return load_config("smollm2", changes)
 
 

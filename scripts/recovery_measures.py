@@ -61,7 +61,7 @@ def measure(pair: Pair, held_out: HeldOut, config: Config) -> Measures:
     )
     reverse_kl = mean_reverse_kl(pair, rollout, ROWS)
     agreement, perplexity = read_texts(pair, held_out.texts)
-    target = Target(pair.student, config)
+    target = Target("student", pair.student, config)
     answers = {q: generate_text(target, q, ANSWER_TOKENS, 0.0, 0, None) for q in QUESTIONS}
     return Measures(reverse_kl, agreement, perplexity, answers)
 

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trb_mlx.config import Config
+from trb_mlx.config import READ_WITH, Config
 from trb_mlx.config_file import (
     dump_config,
     find_config,
@@ -17,18 +17,18 @@ from trb_mlx.config_file import (
     load_config,
     parse_config,
     parse_override,
+    unread_keys,
 )
 from trb_mlx.errors import UserError
 
-CONFIGS = sorted(
-    path
-    for path in (Path(__file__).parent.parent / "configs").rglob("*.yaml")
-    if path.parent.name != "compare"  # of another schema
-)
+# Comparisons are of another schema: tests/report/test_compare_spec.py.
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "compare")
+METHOD_KEYS = ("behavior.", "target.", "loss.")
 MODELS = {"teacher": {"model": "t"}, "student": {"model": "s"}}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(FOLDER).as_posix())
 def test_every_shipped_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
     config = load_config(str(path))
     written = tmp_path / "config.yaml"
@@ -38,6 +38,7 @@ def test_every_shipped_config_loads_and_survives_a_round_trip(path: Path, tmp_pa
 
 def test_a_shipped_config_is_found_by_name() -> None:
     assert load_config("small") == load_config(str(find_config("small")))
+    assert find_config("methods/skd") == FOLDER / "methods" / "skd.yaml"
 
 
 def test_paper_hyperparameters_are_the_defaults() -> None:
@@ -74,6 +75,15 @@ def test_paper_hyperparameters_are_the_defaults() -> None:
         (MODELS | {"behavior": {"budget": float("nan")}}, "behavior.budget is nan"),
         (MODELS | {"behavior": {"kind": "fxed"}}, "did you mean fixed?"),
         (MODELS | {"train": None}, "train is an empty value"),
+        (
+            MODELS | {"target": {"kind": "veto"}},
+            "my.yaml: target.kind veto needs both models' whole distributions, and loss.mode tail "
+            "keeps the student's top-k only; set loss.mode: exact.",
+        ),
+        (MODELS | {"loss": {"divergence": "jsd"}}, "loss.divergence jsd needs both models'"),
+        (MODELS | {"loss": {"divergence": "jds"}}, "did you mean jsd?"),
+        (MODELS | {"loss": {"beta": 1.5}}, "loss.beta is 1.5 (float)"),
+        (MODELS | {"target": {"power": 1.0}}, "target.power is 1.0 (float)"),
         (
             {"teacher": {"model": "t", "quantize": {"bits": 7}}, "student": {"model": "s"}},
             "teacher.quantize.bits is 7",
@@ -122,8 +132,39 @@ def test_a_bad_override_is_told(text: str) -> None:
 
 
 def test_a_missing_config_names_the_nearest_shipped_one() -> None:
-    with pytest.raises(UserError, match="did you mean small"):
-        find_config("smal")
+    for wrong, right in (("smal", "small"), ("skd", "methods/skd"), ("mine/fixd", "methods/fixed")):
+        with pytest.raises(UserError, match=f"did you mean {right}\\?"):
+            find_config(wrong)
+
+
+def test_every_shipped_config_reads_what_it_sets() -> None:
+    for path in CONFIGS:
+        assert unread_keys(load_config(str(path))) == [], path
+
+
+def test_a_key_that_the_method_does_not_read_is_told_in_a_sentence() -> None:
+    config = load_config("small", [("behavior.kind", "vanilla"), ("behavior.top_k", 5)])
+    assert unread_keys(config) == [
+        "behavior.budget is 0.3, but behavior.kind vanilla does not use it.",
+        "behavior.warmup_steps is 15, but behavior.kind vanilla does not use it.",
+        "behavior.top_k is 5, but behavior.kind vanilla does not use it.",
+    ]
+    assert unread_keys(parse_config(MODELS | {"behavior": {"kind": "skd"}}, "here")) == []
+
+
+def test_the_table_of_read_keys_names_keys_and_values_of_the_schema() -> None:
+    flat = flatten(parse_config(MODELS, "here"))
+    for key, (decider, values) in READ_WITH.items():
+        assert key in flat
+        for value in values:
+            assert load_config("small", [(decider, value), ("loss.mode", "exact")])
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "methods").iterdir()), ids=lambda path: path.stem)
+def test_a_method_differs_from_the_small_config_in_its_own_keys_only(path: Path) -> None:
+    small, method = flatten(load_config("small")), flatten(load_config(str(path)))
+    changed = {key for key in method if method[key] != small[key]}
+    assert all(key.startswith(METHOD_KEYS) for key in changed), changed
 
 
 @pytest.mark.parametrize(

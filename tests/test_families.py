@@ -89,7 +89,7 @@ def test_a_step_learns_and_its_adapters_travel(
     student = pair.student.model
     add_lora(student.module, LORA, seed=0)
     before = np.asarray(student.module(mx.array([[5, 6, 7]])))
-    objective = make_objective(LossConfig(mode="exact"), pair, 1.0)
+    objective = make_objective(LossConfig(mode="exact"), pair)
     stepper = Stepper(student.module, objective, TrainConfig(learning_rate=0.01))
     rollout = sample(pair.student, jobs(), SAMPLING)
     score(pair.teacher, rollout, (8, 1000))

@@ -14,7 +14,8 @@ import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
-from trb_mlx.errors import RunError
+from trb_mlx.data.held_out import held_out_prompts
+from trb_mlx.errors import RunError, UserError
 from trb_mlx.evaluating import evaluate
 from trb_mlx.export.files import disk_errors, replacing
 from trb_mlx.inference import best_step, open_target
@@ -56,6 +57,27 @@ def finish_run(
     outcome = read_outcome(spec, run)
     assert outcome is not None
     return outcome
+
+
+def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
+    """See before hours of training that there are enough held-out problems.
+
+    Raises:
+        UserError: there are fewer than the comparison reports on.
+    """
+    prepare_backend()
+    wanted = run.config.eval.prompts + spec.problems
+    config = run.config.model_copy(
+        update={"eval": run.config.eval.model_copy(update={"prompts": wanted})}
+    )
+    tokenizer = load_model(config.student).tokenizer
+    found = len(held_out_prompts(config, tokenizer, lambda text: None))
+    if found < wanted:
+        raise UserError(
+            f"problems is {spec.problems}, and the data has {found} held-out problems, "
+            f"{run.config.eval.prompts} of which eval.prompts takes during training; "
+            f"expected problems up to {max(found - run.config.eval.prompts, 0)}."
+        )
 
 
 def load_teacher(config: Config) -> LanguageModel:
@@ -115,11 +137,6 @@ def _evaluated(
         if step not in by_step:
             target = open_target(str(folder.path), None, str(step), changes, True, teacher)
             result = evaluate(target, "held-out", folder.path / "eval", skip=seen, say=say)
-            if len(result.lines) < spec.problems:
-                raise RunError(
-                    f"{run.name}: {len(result.lines)} held-out problems are left behind the "
-                    f"{seen} of eval.prompts, and the comparison asks for {spec.problems}."
-                )
             values = {name: metric.value for name, metric in result.metrics.items()}
             assert result.path is not None
             by_step[step] = {"step": step, "folder": result.path.name, "metrics": values}

@@ -5,9 +5,10 @@ Knows no mlx. Every key is defined here and nowhere else.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -113,24 +114,59 @@ class RolloutConfig(Section):
 
 
 class BehaviorConfig(Section):
-    """Who draws the tokens; `budget` is ε_0 in nats, `warmup_steps` the horizon K."""
+    """Who draws the tokens; each kind reads the keys named with it (docs/math.md, Methods).
 
-    kind: Literal["vanilla", "trb", "fixed"] = "trb"
+    vanilla: the student alone.
+    trb: the trust-region blend, its `budget` ε_0 (nats) falling to 0 over `warmup_steps`.
+    fixed: the same blend under `budget` for the whole run.
+    skd: the student's token if it is in the teacher's `top_k`, else a fresh one of the teacher's
+        whole distribution at `teacher_temperature`.
+    temperature: the student alone, its temperature rising from `start_temperature` times
+        `rollout.temperature` to `rollout.temperature` over `warmup_steps`.
+    """
+
+    kind: Literal["vanilla", "trb", "fixed", "skd", "temperature"] = "trb"
     budget: NonNegative = 0.02
     warmup_steps: Count = 50
+    top_k: PositiveInt = 25
+    teacher_temperature: Positive = 1.0
+    start_temperature: Positive = 0.9
 
 
 class LossConfig(Section):
-    """Reverse KL on the student's top-k support, or over the whole vocabulary (`exact`).
+    """A divergence on the student's top-k support, or over the whole vocabulary (`exact`).
 
     `exact` needs the teacher at every token again. `keep_hidden` says whether its last hidden
     states are kept from the rollout (`auto`: where a step's fit in an eighth of the machine's
     memory); where they are not, its body runs once more in the update.
+
+    `beta` leads the generalised Jensen-Shannon divergence (jsd) from forward KL at 0 to reverse
+    KL at 1. Forward KL and jsd need the whole vocabulary.
     """
 
     mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
     top_k: PositiveInt = 16
     keep_hidden: Literal["auto", "on", "off"] = "auto"
+    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class TargetConfig(Section):
+    """What the student is pulled to at a visited prefix (docs/math.md, Methods).
+
+    kind: the teacher, or Veto's bridge Q ∝ π_T·π_S^b, which needs the whole vocabulary.
+    power: b_0 of the bridge, falling to 0 over `warmup_steps`.
+    corrections: `match` treats tokens that replaced a student's draft as all others; `top_token`
+        trains them towards the teacher's likeliest token by cross-entropy (SAKI).
+    sft_steps: in so many first steps the teacher answers the prompts and the student trains on
+        its tokens by cross-entropy; behavior, target and loss take over afterwards.
+    """
+
+    kind: Literal["teacher", "veto"] = "teacher"
+    power: Fraction = 0.4
+    warmup_steps: Count = 50
+    corrections: Literal["match", "top_token"] = "match"
+    sft_steps: Count = 0
 
 
 class TrainConfig(Section):
@@ -204,11 +240,44 @@ class Config(Section):
     prompt: PromptConfig = PromptConfig()
     rollout: RolloutConfig = RolloutConfig()
     behavior: BehaviorConfig = BehaviorConfig()
+    target: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
 
+    @model_validator(mode="after")
+    def _whole_vocabulary_where_needed(self) -> Self:
+        needing = [
+            f"{key} {value}"
+            for key, value, plain in (
+                ("target.kind", self.target.kind, "teacher"),
+                ("loss.divergence", self.loss.divergence, "reverse_kl"),
+            )
+            if value != plain
+        ]
+        if needing and self.loss.mode != "exact":
+            raise PydanticCustomError(
+                "contradiction",
+                "{method} needs both models' whole distributions, and loss.mode {mode} keeps the "
+                "student's top-k only; set loss.mode: exact.",
+                {"method": needing[0], "mode": self.loss.mode},
+            )
+        return self
+
 
 # What a resumed run may change: how long it goes on, what it reports, and where things lie.
 RESUMABLE = ("train.steps", "run")
+
+# key → (the key that decides whether it is read, the values with which it is).
+READ_WITH = {
+    "behavior.budget": ("behavior.kind", {"trb", "fixed"}),
+    "behavior.warmup_steps": ("behavior.kind", {"trb", "temperature"}),
+    "behavior.top_k": ("behavior.kind", {"skd"}),
+    "behavior.teacher_temperature": ("behavior.kind", {"skd"}),
+    "behavior.start_temperature": ("behavior.kind", {"temperature"}),
+    "target.power": ("target.kind", {"veto"}),
+    "target.warmup_steps": ("target.kind", {"veto"}),
+    "target.corrections": ("behavior.kind", {"trb", "fixed", "skd"}),
+    "loss.beta": ("loss.divergence", {"jsd"}),
+}

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trb_mlx.config import Config, Section
+from trb_mlx.config import READ_WITH, Config, Section
 from trb_mlx.errors import UserError
 
 S = TypeVar("S", bound=Section)
@@ -162,6 +162,21 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
+def unread_keys(config: Config) -> list[str]:
+    """One sentence for each key that was changed but that the chosen methods do not read."""
+    given, defaults = flatten(config), _defaults()
+    return [
+        f"{key} is {given[key]!r}, but {decider} {given[decider]} does not use it."
+        for key, (decider, values) in READ_WITH.items()
+        if given[decider] not in values and given[key] != defaults[key]
+    ]
+
+
+def _defaults() -> dict[str, Any]:
+    models = {"teacher": {"model": ""}, "student": {"model": ""}}
+    return flatten(Config.model_validate(models))
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where no choice is near."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
@@ -185,6 +200,8 @@ def _sentence(error: ErrorDetails, section: type[Section]) -> str:
     """One sentence of pydantic's first complaint, with the key's full path."""
     path = ".".join(str(part) for part in error["loc"])
     kind = error["type"]
+    if kind == "contradiction":  # between keys, so the sentence names them itself
+        return error["msg"]
     if kind == "extra_forbidden":
         return f"{path} is not a known key{_nearest_key(error['loc'], section)}"
     if kind == "missing":

@@ -70,6 +70,12 @@ def evaluate(
             compare with; k is over the samples.
         Interrupted: a signal came; the folder holds what is finished.
     """
+    for k in pass_k:
+        if k > (samples := target.config.eval.samples):
+            raise UserError(
+                f"--pass-k {k} needs at least {k} samples a problem, found {samples}; "
+                f"expected --samples {k}, or k up to {samples}."
+            )
     task = _task(target, skip, say)
     settings = _settings(target, task)
     folder = None if parent is None else ResultFolder(parent, name, settings)

@@ -10,6 +10,7 @@ import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
+from trb_mlx.config_file import unread_keys
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.export.adapters import adapter_config
@@ -30,8 +31,9 @@ from trb_mlx.rollout.draft_length import Adaptive
 from trb_mlx.rollout.kv_cache import can_rewind
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
-from trb_mlx.train.objective import WHOLE_VOCABULARY, make_objective
+from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
+from trb_mlx.train.target import is_whole
 from trb_mlx.train.trainer import Cadence, Hook, Trainer, Work
 from trb_mlx.train.work import TrainingWork
 from trb_mlx.types import Metrics
@@ -113,7 +115,7 @@ class _Session:
             start_from(module, config)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
-        objective = make_objective(config.loss, pair, config.rollout.temperature)
+        objective = make_objective(config.loss, pair, config.target)
         self.stepper = Stepper(module, objective, config.train)
         self.plain = objective.plain
         self.hidden = _hidden_plan(config, pair)
@@ -209,7 +211,7 @@ class _Session:
 
 def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
     """Whether the teacher's hidden states are kept: only a loss of the whole vocabulary asks."""
-    if config.loss.mode not in WHOLE_VOCABULARY or pair.teacher.split is None:
+    if not is_whole(config.loss) or pair.teacher.split is None:
         return HiddenPlan(False, "")
     hidden = pair.teacher.read(mx.array([[0]]))
     tokens = (
@@ -227,7 +229,7 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         console,
         f"{config.student.model} ← {config.teacher.model}: {steps} steps of "
         f"{config.train.prompts_per_step} prompts × {config.rollout.rollouts_per_prompt} rollouts, "
-        f"{behavior.kind}, into {session.folder.path}",
+        f"{method_name(config)}, into {session.folder.path}",
     )
     if behavior.kind == "trb" and behavior.warmup_steps > steps:
         say(
@@ -235,6 +237,8 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
+    for sentence in unread_keys(config):
+        say(console, f"note: {sentence}")
     for reason in (session.hidden.reason, _why_no_drafts(config, session)):
         if reason:
             say(console, reason)
@@ -242,6 +246,19 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         say(console, f"{session.plain}, so the logits of a whole micro-batch are held at once")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
+
+
+def method_name(config: Config) -> str:
+    """The behavior, and what else differs from matching the teacher by reverse KL."""
+    target, loss = config.target, config.loss
+    parts = [
+        config.behavior.kind,
+        "" if target.kind == "teacher" else target.kind,
+        "" if target.corrections == "match" else f"corrections: {target.corrections}",
+        "" if loss.divergence == "reverse_kl" else loss.divergence,
+        f"after {target.sft_steps} steps of SFT" if target.sft_steps else "",
+    ]
+    return " + ".join(part for part in parts if part)
 
 
 def _why_no_drafts(config: Config, session: _Session) -> str:

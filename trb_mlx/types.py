@@ -82,6 +82,7 @@ class Records:
     student_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     teacher_logprob: np.ndarray  # [B, T]: of the drawn token, τ
     corrected: np.ndarray  # bool [B, T]: the token replaced a draft that was rejected
+    teacher_top: np.ndarray  # int32 [B, T]: the teacher's likeliest id
     # [B, T, D]: the teacher's last hidden states in `rollout.recording`'s host form, or None
     # where the objective runs the teacher's body again.
     teacher_hidden: np.ndarray | None = None
@@ -98,6 +99,7 @@ class Records:
         }
         values["overlap"] = np.zeros((rows, length), np.int32)
         values["corrected"] = np.zeros((rows, length), bool)
+        values["teacher_top"] = np.zeros((rows, length), np.int32)
         return cls(**values)
 
     def put(self, name: str, rows: np.ndarray, places: np.ndarray, values: np.ndarray) -> None:
@@ -134,6 +136,11 @@ class Rollout:
     temperature: float = 1.0
     rounds: int = 0
     drafted: int = 0
+
+    @property
+    def step(self) -> int:
+        """The training step, counted from 0, that all jobs of the batch belong to."""
+        return self.jobs[0].key.step
 
     @property
     def mask(self) -> np.ndarray:

@@ -17,9 +17,9 @@ def read(source: str, count: int | None = None, **keys: Any) -> list[Example]:
     return list(read_examples(PromptSource(source=source, **keys), count, seed=0))
 
 
-def complaint(source: str, **keys: Any) -> str:
+def complaint(source: str, count: int | None = None, **keys: Any) -> str:
     with pytest.raises(UserError) as caught:
-        read(source, **keys)
+        read(source, count, **keys)
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence

@@ -54,7 +54,7 @@ def test_packed_and_dense_agree(dense: LanguageModel) -> None:
 
 def test_it_answers(dense: LanguageModel) -> None:
     config = load_config(None, [("teacher.model", NAME), ("student.model", NAME)])
-    target = Target(single(dense), config)
+    target = Target(NAME, single(dense), config)
     answer = generate_text(target, "What is the capital of France?", 16, 0.0, 0, None)
     assert answer == "The capital of France is Paris."
 

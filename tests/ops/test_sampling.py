@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
+from trb_mlx.ops.sampling import inverse_cdf, nucleus, row_uniforms
 
 INDEX = st.integers(0, 2**40)
 
@@ -113,3 +113,30 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
     alone = [inverse_cdf(logprobs[i : i + 1], uniforms[i : i + 1]).item() for i in range(6)]
     backwards = np.asarray(inverse_cdf(logprobs[::-1], uniforms[::-1]))[::-1]
     assert together.tolist() == alone == backwards.tolist()
+
+
+# Top-p
+
+
+def reference_nucleus(probabilities: np.ndarray, top_p: float) -> set[int]:
+    order = np.argsort(-probabilities)
+    return set(order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p) + 1)].tolist())
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999])
+def test_the_nucleus_is_the_smallest_set_that_holds_the_mass(top_p: float) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, size=(20, 500))
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    logprobs = mx.array(np.log(probabilities).astype(np.float32))
+    kept = np.asarray(nucleus(logprobs, top_p))
+    for row in range(20):
+        found = set(np.flatnonzero(np.isfinite(kept[row])).tolist())
+        assert found == reference_nucleus(probabilities[row], top_p)
+        index = sorted(found)
+        np.testing.assert_array_equal(kept[row, index], np.asarray(logprobs)[row, index])
+
+
+def test_all_of_the_mass_changes_nothing_and_ties_stay_together() -> None:
+    logprobs = mx.log(mx.array([[0.4, 0.2, 0.2, 0.2, 0.0]]))
+    assert nucleus(logprobs, 1.0) is logprobs
+    assert np.isfinite(np.asarray(nucleus(logprobs, 0.5))).tolist() == [[True] * 4 + [False]]

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trb_mlx.ops.schedules import annealed_budget, learning_rate
+from trb_mlx.ops.schedules import learning_rate, linear_decay, rising_temperature
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 500))
 def test_the_budget_falls_linearly_to_exactly_zero(budget: float, horizon: int) -> None:
-    values = [annealed_budget(step, budget, horizon) for step in range(horizon + 2)]
+    values = [linear_decay(step, budget, horizon) for step in range(horizon + 2)]
     assert values[0] == budget
     assert values[horizon] == values[horizon + 1] == 0.0
     assert all(value > 0 for value in values[:horizon])
@@ -20,7 +20,17 @@ def test_the_budget_falls_linearly_to_exactly_zero(budget: float, horizon: int) 
 
 
 def test_no_warm_up_means_no_budget() -> None:
-    assert annealed_budget(0, 0.1, 0) == 0.0
+    assert linear_decay(0, 0.1, 0) == 0.0
+
+
+@given(st.floats(0.01, 3), st.integers(1, 500))
+def test_the_temperature_moves_linearly_to_exactly_one(start: float, horizon: int) -> None:
+    values = [rising_temperature(step, start, horizon) for step in range(horizon + 2)]
+    assert values[0] == start
+    assert values[horizon] == values[horizon + 1] == 1.0
+    for k, value in enumerate(values[:horizon]):
+        assert value == pytest.approx(start + (1 - start) * k / horizon)
+    assert rising_temperature(0, start, 0) == 1.0
 
 
 @given(st.integers(0, 100))

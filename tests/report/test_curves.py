@@ -75,6 +75,24 @@ def test_the_warm_up_ends_with_the_budget(
     assert run.warmup() == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"behavior__kind": "temperature", "behavior__warmup_steps": 4}, 4),
+        ({"behavior__kind": "temperature", "behavior__warmup_steps": 50}, 6),
+        ({"target__kind": "veto", "target__warmup_steps": 2, "loss__mode": "exact"}, 2),
+        ({"target__sft_steps": 5}, 5),
+    ],
+)
+def test_other_methods_warm_up_too(
+    changes: dict[str, object], expected: int, tmp_path: Path
+) -> None:
+    kind = {"behavior__kind": "vanilla"} | changes
+    make_run(tmp_path / "run", lines(budget=0.0), **kind)
+    (run,) = read_runs([str(tmp_path / "run")])
+    assert run.warmup() == expected
+
+
 def test_runs_of_one_name_get_paths(tmp_path: Path) -> None:
     paths = [str(make_run(tmp_path / part / "small")) for part in ("a", "b")]
     assert [run.name for run in read_runs(paths)] == ["a/small", "b/small"]

@@ -15,7 +15,7 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.rollout.sampler import Sampling, sample, score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey
 
 TEXTS = ["Compute 1+2.", "b", "a longer prompt than the others", "Compute 12+7-5.", "why"]
 
@@ -35,7 +35,7 @@ def make_stepper(pair: Pair, mode: str = "tail", **changes: object) -> Stepper:
     if not tree_flatten(module.trainable_parameters()):
         add_lora(module, LoraConfig(rank=4), seed=0)
     config = TrainConfig(**{"learning_rate": 0.01, "micro_batch_size": 8, **changes})
-    return Stepper(module, make_objective(LossConfig(mode=mode), pair, 1.0), config)
+    return Stepper(module, make_objective(LossConfig(mode=mode), pair), config)
 
 
 def parameters(stepper: Stepper) -> dict[str, np.ndarray]:
@@ -53,8 +53,14 @@ def test_micro_batches_do_not_change_a_step(pair: Pair, mode: str) -> None:
     start = copy.deepcopy(parameters(whole))
     rollout = rollouts(pair)
     results = []
-    for size in (8, 2, 1):
-        stepper = make_stepper(pair, mode, micro_batch_size=size)
+    # By rows, and by positions: the longest row has 44, so that 60 take one to three rows.
+    for limits in (
+        {},
+        {"micro_batch_size": 2},
+        {"micro_batch_tokens": 60},
+        {"micro_batch_tokens": 1},
+    ):
+        stepper = make_stepper(pair, mode, **limits)
         stepper.module.load_weights([(k, mx.array(v)) for k, v in start.items()], strict=False)
         metrics = stepper.update(rollout, 0.01)
         results.append((metrics, parameters(stepper)))
@@ -97,6 +103,48 @@ def test_the_gap_between_drawing_and_training_is_seen(pair: Pair) -> None:
     first = stepper.update(rollout, 0.05)
     assert first["logprob_gap"] < 1e-4
     assert stepper.update(rollout, 0.05)["logprob_gap"] > 1e-3  # the student has moved on
+
+
+def test_the_host_waits_once_a_step(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper, rollout = make_stepper(pair, "exact", micro_batch_size=1), rollouts(pair)
+    waits, evaluate = [], mx.eval
+
+    def counted(*arrays: object) -> None:
+        waits.append(arrays)
+        evaluate(*arrays)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a number was fetched on its own")
+
+    monkeypatch.setattr(mx, "eval", counted)
+    monkeypatch.setattr(mx.array, "item", refuse)
+    monkeypatch.setattr(mx.array, "__float__", refuse)
+    monkeypatch.setattr(mx.array, "__bool__", refuse)
+    stepper.update(rollout, 0.01)
+    assert len(waits) == 1
+
+
+def test_a_step_holds_one_micro_batch(pair: Pair) -> None:
+    """Twelve times the rows take no more memory, though nothing waits between micro-batches."""
+    peaks = []
+    for copies in (1, 12):
+        rollout = repeated(rollouts(pair), copies)
+        stepper = make_stepper(pair, micro_batch_size=2)
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        stepper.update(rollout, 0.0)
+        peaks.append(mx.get_peak_memory() - before)
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def repeated(rollout: Rollout, copies: int) -> Rollout:
+    """The rows of a rollout several times over."""
+    assert rollout.records is not None
+    arrays = [rollout.tokens, rollout.lengths, rollout.stopped]
+    records = {name: np.repeat(v, copies, 0) for name, v in rollout.records.arrays().items()}
+    jobs = [job for job in rollout.jobs for _ in range(copies)]
+    return Rollout(jobs, *(np.repeat(a, copies, 0) for a in arrays), Records(**records))
 
 
 def test_what_is_not_finite_is_skipped(pair: Pair) -> None:
@@ -150,14 +198,15 @@ def test_the_teacher_does_not_move(pair: Pair) -> None:
     assert all((np.array(after[name]) == value).all() for name, value in before.items())
 
 
-def test_compiled_equals_eager(pair: Pair) -> None:
-    """Padded to buckets of rows, lengths and tokens, the step is the same."""
+@pytest.mark.parametrize("mode", ["tail", "exact"])
+def test_compiled_equals_eager(pair: Pair, mode: str) -> None:
+    """Padded to classes of rows, lengths and tokens, the step is the same."""
     rollout = rollouts(pair)
-    eager = make_stepper(pair)
+    eager = make_stepper(pair, mode)
     start = parameters(eager)
     expected, after = eager.update(rollout, 0.01), parameters(eager)
     eager.module.load_weights([(k, mx.array(v)) for k, v in start.items()], strict=False)
-    compiled = make_stepper(pair, compile="on", micro_batch_size=4)
+    compiled = make_stepper(pair, mode, compile="on", micro_batch_size=4)
     assert compiled.compiled
     found = compiled.update(rollout, 0.01)
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)

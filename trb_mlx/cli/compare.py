@@ -38,7 +38,7 @@ def compare(spec: str, dry_run: bool, jobs: int, only: str | None) -> None:
         _list(chosen, runs, root)
         return
     with going_on(), Interrupts().watching():
-        outcomes = _finish(chosen, runs, root, spec, jobs)
+        outcomes = _finish(chosen, runs, root, spec, jobs, only is not None)
     if only is None:
         _show(chosen, outcomes, root, len(runs))
 
@@ -68,14 +68,19 @@ def _list(spec: CompareSpec, runs: list[PlannedRun], root: Path) -> None:
 
 
 def _finish(
-    spec: CompareSpec, runs: list[PlannedRun], root: Path, name: str, jobs: int
+    spec: CompareSpec, runs: list[PlannedRun], root: Path, name: str, jobs: int, alone: bool
 ) -> list[Outcome]:
-    """Every run's outcome; unfinished ones are run here, or in `jobs` processes."""
-    from trb_mlx.comparing import finish_run, load_teacher, read_outcome
+    """Every run's outcome; unfinished ones are run here, or in `jobs` processes.
+
+    `alone` is true of such a process: what all runs share was checked by its parent.
+    """
+    from trb_mlx.comparing import check_problems, finish_run, load_teacher, read_outcome
     from trb_mlx.side_by_side import run_side_by_side
 
     left = {run.name: run for run in runs if read_outcome(spec, run) is None}
     click.echo(f"{len(runs)} runs, {len(left)} to do; progress in {root / 'logs'}")
+    if left and not alone:
+        check_problems(spec, runs[0])
     if jobs > 1 and len(left) > 1:
         commands = {each: ["compare", name, "--only", each] for each in left}
         run_side_by_side(commands, jobs, root / "logs", lambda done: _told(spec, left[done]))

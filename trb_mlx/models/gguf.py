@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
-from trb_mlx.models.gguf_reader import GgufError, GgufFile, read_gguf
+from trb_mlx.models.gguf_reader import GgufError, GgufFile, brief, read_gguf
 from trb_mlx.models.gguf_rope import TENSOR as ROPE_FACTORS
 from trb_mlx.models.gguf_rope import rope_scaling
 from trb_mlx.models.gguf_tensors import BITS, GROUP, readable_types, unpack_tensor
@@ -72,8 +72,9 @@ def model_config(file: GgufFile) -> dict[str, Any]:
     """
     metadata = file.metadata
     name = metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
-        raise GgufError(f"its architecture is {name}, expected one of {', '.join(ARCHITECTURES)}")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise GgufError(f"its architecture is {brief(name)}, expected one of {known}")
     heads = _size(metadata, f"{name}.attention.head_count")
     hidden = _size(metadata, f"{name}.embedding_length")
     head_dim = _size(metadata, f"{name}.attention.key_length", hidden // heads)
@@ -103,25 +104,23 @@ def _refuse_variants(file: GgufFile, name: str, head_dim: int) -> None:
         raise GgufError("it is a mixture of experts, expected a dense model")
     turned = file.metadata.get(f"{name}.rope.dimension_count", head_dim)
     if turned != head_dim or head_dim % 2:
-        raise GgufError(f"{turned} of {head_dim} dimensions of a head are rotated, expected all")
+        raise GgufError(
+            f"{brief(turned)} of {head_dim} dimensions of a head are rotated, expected all"
+        )
 
 
 def _size(metadata: dict[str, Any], key: str, default: int | None = None) -> int:
     value = metadata.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise GgufError(f"{key} is {_shown(value)}, expected a positive whole number")
+        raise GgufError(f"{key} is {brief(value)}, expected a positive whole number")
     return value
 
 
 def _positive(metadata: dict[str, Any], key: str, default: float | None = None) -> float:
     value = metadata.get(key, default)
     if not isinstance(value, float) or not 0 < value < math.inf:
-        raise GgufError(f"{key} is {_shown(value)}, expected a positive number")
+        raise GgufError(f"{key} is {brief(value)}, expected a positive number")
     return value
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:40]
 
 
 def _stop_ids(metadata: dict[str, Any]) -> int | list[int]:
@@ -199,7 +198,7 @@ def _place(name: str) -> tuple[str, str]:
     """The path of the module, and its leaf, that a tensor's name stands for."""
     found = re.fullmatch(r"(?:blk\.(\d{1,5})\.)?([a-z_]+)\.(weight|bias)", name)
     if not found or found[2] not in NAMES:
-        raise GgufError(f"tensor {name[:64]} has no place in the architectures known here")
+        raise GgufError(f"tensor {brief(name)} has no place in the architectures known here")
     prefix = "" if found[1] is None else f"model.layers.{found[1]}."
     return prefix + NAMES[found[2]], found[3]
 

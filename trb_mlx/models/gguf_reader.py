@@ -40,6 +40,13 @@ class GgufError(UserError):
     """What is wrong with a file, without its name: whoever opened it puts that in front."""
 
 
+def brief(value: Any) -> str:
+    """A value out of a file, short and on one line, for a message."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "missing" if value is None else " ".join(str(value)[:64].split())
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """One tensor's place: `shape` is row-major, `data` its raw bytes in the mapped file."""
@@ -138,7 +145,7 @@ def read_gguf(path: Path, block_types: dict[int, BlockType]) -> GgufFile:
     for _ in range(value_count):
         key = cursor.text()
         if key in metadata:
-            raise GgufError(f"its header gives {key[:64]} twice")
+            raise GgufError(f"its header gives {brief(key)} twice")
         metadata[key] = cursor.value()
     if metadata.get("split.count", 1) not in (0, 1):
         raise GgufError("it is one part of several; expected a model in one file")
@@ -158,7 +165,7 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     """Name, row-major shape, type and offset of one tensor."""
     name, dimensions = cursor.text(), cursor.scalar("I")
     if not 1 <= dimensions <= MOST_DIMENSIONS:
-        raise GgufError(f"tensor {name[:64]} has {dimensions} dimensions")
+        raise GgufError(f"tensor {brief(name)} has {dimensions} dimensions")
     shape = tuple(cursor.scalar("Q") for _ in range(dimensions))[::-1]
     return name, shape, cursor.scalar("I"), cursor.scalar("Q")
 
@@ -167,7 +174,7 @@ def _data_section(cursor: _Cursor, metadata: dict[str, Any]) -> np.ndarray:
     """The bytes after the header, from the next multiple of the alignment on."""
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise GgufError(f"general.alignment is {alignment}, expected a power of two")
+        raise GgufError(f"general.alignment is {brief(alignment)}, expected a power of two")
     start = -(-cursor.place // alignment) * alignment
     return cursor.data[start:]
 
@@ -180,7 +187,7 @@ def _place(
     tensors: dict[str, TensorInfo] = {}
     total = 0
     for name, shape, kind, offset in entries:
-        label = name[:64]
+        label = brief(name)
         if name in tensors:
             raise GgufError(f"it holds tensor {label} twice")
         if kind not in block_types:

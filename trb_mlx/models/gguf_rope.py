@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trb_mlx.models.gguf_reader import GgufError, GgufFile
+from trb_mlx.models.gguf_reader import GgufError, GgufFile, brief
 from trb_mlx.models.gguf_tensors import F32
 
 TENSOR = "rope_freqs.weight"
@@ -33,7 +33,7 @@ def rope_scaling(file: GgufFile, name: str, base: float, head_dim: int) -> dict[
     kind = file.metadata.get(f"{name}.rope.scaling.type", "none")
     tensor = file.tensors.get(TENSOR)
     if kind != "none":
-        raise GgufError(f"its rotary frequencies are scaled ({kind}), which is not read here")
+        raise GgufError(f"its rotary frequencies are scaled ({brief(kind)}), which is not read")
     if tensor is None:
         return None
     if tensor.kind != F32 or tensor.shape != (head_dim // 2,):

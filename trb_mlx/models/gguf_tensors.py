@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.models.gguf_reader import BlockType, GgufError, TensorInfo
+from trb_mlx.models.gguf_reader import BlockType, GgufError, TensorInfo, brief
 
 GROUP = 32
 F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
@@ -66,7 +66,7 @@ def unpack_tensor(tensor: TensorInfo) -> dict[str, mx.array]:
         return _packed(tensor)
     if tensor.kind in _FLOATS:
         values = tensor.data.view(np.dtype(_FLOATS[tensor.kind])).reshape(tensor.shape)
-        array = mx.array(np.ascontiguousarray(values))
+        array = mx.array(np.array(values))  # copied: a file may place tensors at odd bytes
         return {"weight": array.view(mx.bfloat16) if tensor.kind == BF16 else array}
     return {"weight": _dequantized(tensor)}
 
@@ -78,14 +78,14 @@ def _dequantized(tensor: TensorInfo) -> mx.array:
         floats = package.quants.dequantize(tensor.data.reshape(*tensor.shape[:-1], -1), kind)
     except NotImplementedError as error:
         raise GgufError(
-            f"tensor {tensor.name} is of type {kind.name}, which is not read here"
+            f"tensor {brief(tensor.name)} is of type {kind.name}, which is not read here"
         ) from error
     return mx.array(floats.reshape(tensor.shape).astype(np.float16))
 
 
 def _packed(tensor: TensorInfo) -> dict[str, mx.array]:
     if len(tensor.shape) != 2:
-        raise GgufError(f"tensor {tensor.name} is quantized, but is no matrix: {tensor.shape}")
+        raise GgufError(f"tensor {brief(tensor.name)} is quantized and no matrix: {tensor.shape}")
     blocks = tensor.data.reshape(-1, NATIVE[tensor.kind].nbytes)
     scales = _halves(blocks, 0)
     with np.errstate(over="ignore"):
@@ -96,7 +96,7 @@ def _packed(tensor: TensorInfo) -> dict[str, mx.array]:
         else:
             values, biases = blocks[:, 2:] ^ np.uint8(128), scales * np.float16(-128)
     if not (np.isfinite(scales).all() and np.isfinite(biases).all()):
-        raise GgufError(f"tensor {tensor.name} has scales that are not finite in float16")
+        raise GgufError(f"tensor {brief(tensor.name)} has scales that are not finite in float16")
     rows = tensor.shape[0]
     words = np.ascontiguousarray(values).view("<u4").reshape(rows, -1)
     return {

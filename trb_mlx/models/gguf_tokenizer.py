@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 
 from trb_mlx.models import mlxlm
-from trb_mlx.models.gguf_reader import GgufError
+from trb_mlx.models.gguf_reader import GgufError, brief
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # token_type
 _PUNCTUATED = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -81,7 +81,7 @@ def token_id(metadata: dict[str, Any], name: str) -> int | None:
     if index is None:
         return None
     if not isinstance(index, int) or not 0 <= index < len(_tokens(metadata)):
-        raise GgufError(f"tokenizer.ggml.{name} is {index}, which is no id of its tokenizer")
+        raise GgufError(f"tokenizer.ggml.{name} is {brief(index)}, which is no id of its tokenizer")
     return index
 
 
@@ -93,7 +93,7 @@ def build_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in ("gpt2", "llama"):
-        raise GgufError(f"its tokenizer is of kind {kind}, expected gpt2 or llama")
+        raise GgufError(f"its tokenizer is of kind {brief(kind)}, expected gpt2 or llama")
     tokens, kinds = _tokens(metadata), _kinds(metadata)
     vocab = {token: index for index, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
@@ -135,9 +135,9 @@ def _texts(metadata: dict[str, Any], name: str) -> list[str]:
 
 def _byte_level(metadata: dict[str, Any], vocab: dict[str, int]) -> Tokenizer:
     name = metadata.get("tokenizer.ggml.pre")
-    if name not in PRE_TOKENIZERS:
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
-        raise GgufError(f"its pre-tokenizer is {name}, expected one of {known}")
+        raise GgufError(f"its pre-tokenizer is {brief(name)}, expected one of {known}")
     digits, pattern = PRE_TOKENIZERS[name]
     merges = [_merge(text, vocab) for text in _texts(metadata, "merges")]
     llama3 = name in LLAMA3_NAMES

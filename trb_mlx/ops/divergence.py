@@ -33,12 +33,7 @@ def support_logprobs(logits: mx.array, support: mx.array) -> tuple[mx.array, mx.
         `[..., K]` and `[...]`, in nats; the second is −inf where the support is everything.
     """
     logits = logits.astype(mx.float32)
-    return _bucket_logprobs(logits, logsumexp(logits, keepdims=True), support)
-
-
-def _bucket_logprobs(
-    logits: mx.array, total: mx.array, support: mx.array
-) -> tuple[mx.array, mx.array]:
+    total = logsumexp(logits, keepdims=True)
     inside = mx.take_along_axis(logits, support, axis=-1) - total
     outside = mx.put_along_axis(logits, support, mx.array(-mx.inf), axis=-1)
     return inside, logsumexp(outside) - total.squeeze(-1)
@@ -87,18 +82,19 @@ def _support_loss(terms: Callable[..., Terms]) -> Any:
     def loss(
         logits: mx.array, support: mx.array, teacher_logprobs: mx.array, teacher_rest: mx.array
     ) -> tuple[mx.array, mx.array]:
-        logits = logits.astype(mx.float32)
-        total = logsumexp(logits, keepdims=True)
-        inside, rest = _bucket_logprobs(logits, total, support)
+        mass, scale, total = _unnormalized(logits)
+        inside = mx.take_along_axis(logits, support, axis=-1).astype(mx.float32) - total
+        rest = sum_last(mx.put_along_axis(mass, support, mx.array(0.0), axis=-1))
+        rest = mx.log(rest * scale.squeeze(-1))  # its underflow is below all rounding of the loss
         value, on_support, factor = terms(inside, rest, teacher_logprobs, teacher_rest)
-        outside = mx.exp(logits - total) * factor[..., None]
+        outside = mass * (factor[..., None] * scale)
         return value, mx.put_along_axis(outside, support, on_support, axis=-1)
 
-    loss.vjp(_scaled_gradient)
+    loss.vjp(scaled_gradient)
     return loss
 
 
-def _scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
+def scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
     """The backward of every loss here: its second output, scaled, for the first argument alone.
 
     Loss and gradient are formed together, since both need the same exponentials of `[N, V]`.
@@ -106,6 +102,19 @@ def _scaled_gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.ar
     logits, *others = primals
     grad = outputs[1] * cotangents[0][..., None]
     return grad.astype(logits.dtype), *(mx.zeros_like(other) for other in others)
+
+
+def _unnormalized(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """mass `[N, V]`, scale and total `[N, 1]` with p = mass·scale and log p = logits − total.
+
+    On a CPU an exponential costs as much as twenty other passes over the vocabulary, so the loss,
+    its normaliser and its gradient share this one.
+    """
+    logits = logits.astype(mx.float32)
+    peak = logits.max(-1, keepdims=True)
+    mass = mx.exp(logits - peak)
+    size = sum_last(mass, keepdims=True)
+    return mass, 1.0 / size, peak + mx.log(size)
 
 
 def _weighted(logprobs: mx.array, values: mx.array) -> mx.array:
@@ -161,15 +170,13 @@ def reverse_kl(logits: mx.array, teacher_logprobs: mx.array) -> mx.array:
 
 
 def _exact_terms(logits: mx.array, teacher_logprobs: mx.array) -> tuple[mx.array, mx.array]:
-    # On long rows these few arrays [N, V] are the memory of the loss: p, p·(log p − log q), and
-    # the gradient. What is read twice is kept; everything else is written over.
-    logits = logits.astype(mx.float32)
-    total = logsumexp(logits, keepdims=True)
-    mass = mx.exp(logits - total)
+    # On long rows the arrays [N, V] that are read twice are the memory of the loss: the mass,
+    # the terms and the gradient. Everything else is written over.
+    mass, scale, total = _unnormalized(logits)
     terms = mx.where(mass == 0.0, 0.0, mass * ((logits - teacher_logprobs) - total))
-    value = sum_last(terms, keepdims=True)
-    return value.squeeze(-1), terms - mass * value
+    value = sum_last(terms, keepdims=True) * scale
+    return value.squeeze(-1), (terms - mass * value) * scale
 
 
 _exact_loss: Any = mx.custom_function(_exact_terms)
-_exact_loss.vjp(_scaled_gradient)
+_exact_loss.vjp(scaled_gradient)

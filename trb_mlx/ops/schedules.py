@@ -1,21 +1,36 @@
-"""Quantities that change with the step: the budget and the learning rate. Steps count from 0."""
+"""Quantities that change with the step: budgets, temperature, learning rate. Steps count from 0."""
 
 from __future__ import annotations
 
 import math
 
 
-def annealed_budget(step: int, budget: float, warmup_steps: int) -> float:
-    """ε_k = ε_0 · (1 − k/K) for k < K, then exactly 0 (arXiv 2605.31159).
+def linear_decay(step: int, start: float, horizon: int) -> float:
+    """x_k = x_0 · (1 − k/K) for k < K, then exactly 0.
+
+    TRB's budget ε_k (arXiv 2605.31159) and the power b of Veto's bridge fall like this.
 
     Args:
         step: k, counted from 0.
-        budget: ε_0 in nats.
+        start: x_0.
+        horizon: K; 0 means that x is 0 from the first step on.
+    """
+    if step >= horizon:
+        return 0.0
+    return start * (1.0 - step / horizon)
+
+
+def rising_temperature(step: int, start: float, warmup_steps: int) -> float:
+    """τ_k = τ_0 + (1 − τ_0)·k/K for k < K, then exactly 1.
+
+    Args:
+        step: k, counted from 0.
+        start: τ_0.
         warmup_steps: the horizon K; 0 means no warm-up.
     """
     if step >= warmup_steps:
-        return 0.0
-    return budget * (1.0 - step / warmup_steps)
+        return 1.0
+    return start + (1.0 - start) * step / warmup_steps
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:

@@ -105,7 +105,7 @@ def load_spec(name: str) -> tuple[CompareSpec, Path]:
     Raises:
         UserError: unreadable or mistyped, repeated seeds, an unknown metric or reference.
     """
-    path = Path(name) if Path(name).is_file() else find_config(f"compare/{name}")
+    path = _find(name)
     spec = parse_section(CompareSpec, read_yaml(path), str(name))
     repeated = [seed for seed in spec.seeds if spec.seeds.count(seed) > 1]
     if repeated:
@@ -124,6 +124,16 @@ def load_spec(name: str) -> tuple[CompareSpec, Path]:
     return spec, Path(spec.dir) / path.stem
 
 
+def _find(name: str) -> Path:
+    try:
+        return Path(name) if Path(name).is_file() else find_config(f"compare/{name}")
+    except UserError as error:
+        raise UserError(
+            f"comparison {name} does not exist; expected a YAML file or a shipped comparison's "
+            "name, such as small or main."
+        ) from error
+
+
 def plan_runs(spec: CompareSpec, folder: Path, where: str) -> list[PlannedRun]:
     """Every run, seed by seed: an unfinished comparison then has all methods of its first seeds.
 
@@ -133,7 +143,7 @@ def plan_runs(spec: CompareSpec, folder: Path, where: str) -> list[PlannedRun]:
         UserError: an unknown method, a key that all methods must share, or a config that does
             not hold together.
     """
-    base = load_config(spec.base, spec.set.items())
+    base = load_config(spec.base, _dotted(spec.set).items())
     _check_base(spec, base, where)
     variants = [
         (method, variant, changes)
@@ -168,21 +178,33 @@ def _check_base(spec: CompareSpec, base: Config, where: str) -> None:
 
 def _variants(name: str, method: MethodSpec, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(label, dotted changes) of each point of a method's sweep."""
-    for key in (*method.set, *method.sweep):
+    chosen = _dotted(method.set)
+    for key in (*chosen, *method.sweep):
         if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED):
             raise UserError(
                 f"{where}: methods.{name} changes {key}, which all methods share; "
                 "expected it under the comparison's own `set`."
             )
-    fixed = {**_file_sections(name, method, where), **method.set}
+    fixed = {**_file_sections(name, method, where), **chosen}
     for point in itertools.product(*method.sweep.values()):
         changes = dict(zip(method.sweep, point, strict=True))
         told = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in changes.items())
         yield f"{name} {told}".strip(), {**fixed, **changes}
 
 
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys of keys that may be nested, so that a section keeps its other keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": found for inner, found in _dotted(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def _file_sections(name: str, method: MethodSpec, where: str) -> dict[str, Any]:
-    if method.file is None and "behavior.kind" in method.set:
+    if method.file is None and "behavior.kind" in _dotted(method.set):
         return {}
     try:
         values = read_yaml(find_config(method.file or f"methods/{name}"))
@@ -200,7 +222,7 @@ def _planned(
     seed: int,
     where: str,
 ) -> PlannedRun:
-    pairs = [*spec.set.items(), *changes.items(), ("train.seed", seed)]
+    pairs = [*_dotted(spec.set).items(), *changes.items(), ("train.seed", seed)]
     try:
         config = load_config(spec.base, pairs)
     except UserError as error:

@@ -42,13 +42,15 @@ class RunData:
         }
 
     def warmup(self) -> int | None:
-        """The last step with a budget so far; a constant ε warms nothing."""
-        if self.config.behavior.kind == "fixed":
-            return None
-        return max(
-            (step for step, budget in self.points("trb/epsilon").items() if budget > 0),
-            default=None,
-        )
+        """The last step in which something was still warming up; a constant ε warms nothing."""
+        behavior, target = self.config.behavior, self.config.target
+        budgets = {} if behavior.kind == "fixed" else self.points("trb/epsilon")
+        ends = [step for step, budget in budgets.items() if budget > 0]
+        ends.append(behavior.warmup_steps if behavior.kind == "temperature" else 0)
+        ends.append(target.warmup_steps if target.kind == "veto" else 0)
+        ends.append(target.sft_steps)
+        last = max(int(line["step"]) for line in self.lines)
+        return min(max(ends), last) or None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
         groups.setdefault(_signature(run.config), []).append(run)
     members = list(groups.values())
     labels = [_label(group) for group in members]
-    slots = assign_slots([group[0].config.behavior.kind for group in members])
+    slots = assign_slots([_kind(group[0].config) for group in members])
     return [
         Method(
             label if labels.count(label) == 1 else f"{group[0].name} … ({len(group)} seeds)",
@@ -139,6 +141,11 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
         )
         for label, group, slot in zip(labels, members, slots, strict=True)
     ]
+
+
+def _kind(config: Config) -> str:
+    """What a method's colour goes by."""
+    return config.target.kind if config.target.kind == "veto" else config.behavior.kind
 
 
 def _signature(config: Config) -> tuple[Any, ...]:

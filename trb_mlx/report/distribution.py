@@ -7,18 +7,16 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.models import mlxlm
-from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.models.pair import Pair
+from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.ops.numerics import entropy, kl_divergence, log_softmax
-from trb_mlx.ops.vocab import shared_logits
+from trb_mlx.report.evaluation import before_head
 from trb_mlx.rollout.kv_cache import second_stream
 from trb_mlx.rollout.packing import Packed, pack_rollout
 from trb_mlx.rollout.recording import top_k
 from trb_mlx.types import Rollout
 
 NAMES = ("reverse_kl", "forward_kl", "topk_overlap", "student_entropy", "teacher_entropy")
-# Logits of one model that are in memory at once (128 MB): longer texts go in pieces.
-LOGITS_AT_ONCE = 2**25
 
 
 def distribution_sums(
@@ -63,31 +61,13 @@ def _statistics(student: mx.array, teacher: mx.array, support: int) -> dict[str,
     }
 
 
-def _logits(pair: Pair, packed: Packed) -> Iterator[tuple[np.ndarray, mx.array, mx.array]]:
-    """Both models' logits `[n, V]` a piece, with the places of its n tokens in `packed`'s order."""
-    rows, length = packed.ids.shape
-    piece = max(1, LOGITS_AT_ONCE // (rows * pair.student.merge.size))
-    places = np.asarray(packed.positions)[: packed.count]
-    caches = [
-        mlxlm.make_prompt_cache(scorer.model.module) for scorer in (pair.student, pair.teacher)
-    ]
-    for start in range(0, length, piece):
-        ids = packed.ids[:, start : start + piece]
-        student = _next_logits(pair.student, ids, caches[0])
-        with mx.stream(second_stream()):
-            teacher = _next_logits(pair.teacher, ids, caches[1])
-        column = places % length - start
-        chosen = np.flatnonzero((column >= 0) & (column < ids.shape[1]))
-        if chosen.size == 0:
-            mx.eval(student, teacher)  # prompt tokens alone: only the caches are needed
-            continue
-        flat = mx.array(places[chosen] // length * ids.shape[1] + column[chosen])
-        yield chosen, _rows(student, flat), _rows(teacher, flat)
-
-
-def _next_logits(scorer: Scorer, ids: mx.array, cache: list[object]) -> mx.array:
-    return shared_logits(scorer.model.module(ids, cache=cache), scorer.merge)
-
-
-def _rows(logits: mx.array, flat: mx.array) -> mx.array:
-    return logits.reshape(-1, logits.shape[-1])[flat]
+def _logits(pair: Pair, packed: Packed) -> Iterator[tuple[slice, mx.array, mx.array]]:
+    """Both models' logits `[n, V]` of the response tokens, a chunk of them at a time."""
+    chunk = chunk_tokens(pair.student.merge.size, models=2)
+    student, student_logits = before_head(pair.student, packed)
+    with mx.stream(second_stream()):
+        teacher, teacher_logits = before_head(pair.teacher, packed)
+    mx.eval(student, teacher)  # the bodies are done before any logits stand beside them
+    for start in range(0, packed.count, chunk):
+        rows = slice(start, min(start + chunk, packed.count))
+        yield rows, student_logits(student[rows]), teacher_logits(teacher[rows])

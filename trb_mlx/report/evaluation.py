@@ -64,9 +64,9 @@ def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
     total = 0.0
     chunk = chunk_tokens(pair.student.merge.size, models=2)
     for packed in pack_rollout(rollout, rows_at_once):
-        student, student_logits = _before_head(pair.student, packed)
+        student, student_logits = before_head(pair.student, packed)
         with mx.stream(second_stream()):
-            teacher, teacher_logits = _before_head(pair.teacher, packed)
+            teacher, teacher_logits = before_head(pair.teacher, packed)
         mx.eval(student, teacher)  # the bodies are done before any logits stand beside them
         for start in range(0, packed.count, chunk):
             rows = slice(start, start + chunk)
@@ -78,7 +78,7 @@ def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
     return total / int(rollout.lengths.sum())
 
 
-def _before_head(scorer: Scorer, packed: Packed) -> tuple[mx.array, Callable[[mx.array], mx.array]]:
+def before_head(scorer: Scorer, packed: Packed) -> tuple[mx.array, Callable[[mx.array], mx.array]]:
     """What a model gives at the response tokens, `[N, …]`, and the way from there to logits."""
     if scorer.split is None:
         return packed.pick(scorer.logits(packed.ids)), lambda logits: logits

@@ -20,7 +20,7 @@ from trb_mlx.report.diagnostic_charts import diagnostic_charts
 from trb_mlx.report.diagnostics import Diagnostics
 from trb_mlx.report.plots import Drawing, draw
 from trb_mlx.report.results import (
-    describe_behavior,
+    describe_method,
     differences,
     key_results,
     numbers,
@@ -136,7 +136,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "behavior": describe_behavior,
+        "method": describe_method,
         "color": color_of,
         "models": with_subscripts,
         "shade": shade,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trb_mlx.config import BehaviorConfig
+from trb_mlx.config import Config
 from trb_mlx.config_file import flatten
 from trb_mlx.report.charts import Chart, Line, number
 from trb_mlx.report.console import clock
@@ -30,14 +30,27 @@ class Result(NamedTuple):
     note: str
 
 
-def describe_behavior(config: BehaviorConfig) -> str:
-    """Who draws the tokens, and under what budget."""
-    told = {
-        "trb": f"TRB, ε {config.budget:g} annealed to 0 over {config.warmup_steps} steps",
-        "fixed": f"fixed-ε blending, ε {config.budget:g} throughout",
+def describe_method(config: Config) -> str:
+    """Who draws the tokens under what schedule, and what the target adds."""
+    behavior, target = config.behavior, config.target
+    over = f"over {behavior.warmup_steps} steps"
+    drawn = {
+        "trb": f"TRB, ε {behavior.budget:g} annealed to 0 {over}",
+        "fixed": f"fixed-ε blending, ε {behavior.budget:g} throughout",
         "vanilla": "vanilla, the student alone",
+        "skd": f"SKD, the teacher's top {behavior.top_k}",
+        "temperature": f"temperature warm-up from {behavior.start_temperature:g} {over}",
     }
-    return told.get(config.kind, config.kind)
+    parts = [drawn[behavior.kind]]
+    if target.kind == "veto":
+        parts.append(f"Veto's bridge from {target.power:g} over {target.warmup_steps} steps")
+    if target.corrections != "match":
+        parts.append(f"corrections towards the teacher's {target.corrections.replace('_', ' ')}")
+    if config.loss.divergence != "reverse_kl":
+        parts.append(config.loss.divergence.replace("_", " "))
+    if target.sft_steps:
+        parts.append(f"after {target.sft_steps} steps of SFT")
+    return ", ".join(parts)
 
 
 def key_results(method: Method) -> list[Result]:

@@ -65,12 +65,14 @@ def teacher_records(
     inside, rest = support_logprobs(logits, support)
     own = top_k(logits, support.shape[-1])
     shared = (own[..., :, None] == support[..., None, :]).sum(axis=(-1, -2))
+    likeliest = mx.argmax(mx.take_along_axis(logits, own, axis=-1), axis=-1)
     return {
         "teacher_support": inside,
         "teacher_rest": rest,
         "overlap": shared.astype(mx.int32),
         "teacher_entropy": entropy(logprobs),
         "teacher_logprob": at_tokens(logprobs, tokens),
+        "teacher_top": at_tokens(own, likeliest),
     }
 
 

@@ -7,20 +7,15 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from trb_mlx.config import LossConfig
+from trb_mlx.config import LossConfig, TargetConfig
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
 from trb_mlx.ops.fused_head import Arrays, TokenLoss, chunk_tokens, fused_head_loss
 from trb_mlx.ops.numerics import log_softmax, logsumexp
 from trb_mlx.ops.vocab import shared_logits
 from trb_mlx.rollout.packing import Packed
 from trb_mlx.rollout.recording import from_host
+from trb_mlx.train.target import is_whole, make_pull, make_reverse_kl, target_arrays
 from trb_mlx.types import Rollout
-
-# The student's logits and the teacher's log-probs, both [n, V] → a divergence [n] in nats.
-Divergence = Callable[[mx.array, mx.array], mx.array]
-# The forms of `loss.mode` that compare whole distributions; the others know a support only.
-WHOLE_VOCABULARY: dict[str, Divergence] = {"exact": reverse_kl}
 
 
 @dataclass(frozen=True)
@@ -41,23 +36,24 @@ class Objective:
     plain: str | None
 
 
-def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Objective:
+def make_objective(loss: LossConfig, pair: Pair, target: TargetConfig | None = None) -> Objective:
     """The objective that a config names; its loss runs the student as it is now.
 
     The student's adapters must be in place: whether its head is trained is decided here.
+    Without a `target` the student is pulled to the teacher at every token.
     """
-    student, whole = pair.student, config.mode in WHOLE_VOCABULARY
+    student, whole, target = pair.student, is_whole(loss), target or TargetConfig()
     plain = why_plain(pair, whole)
-    token_loss = _token_loss(config.mode, pair, temperature, plain is None)
+    token_loss = _token_loss(loss, target, pair, plain is None)
     chunk = chunk_tokens(student.merge.size, models=2 if whole else 1)
 
     def batch(rollout: Rollout, packed: Packed, total: int) -> Arrays:
-        arrays = _common(rollout, packed, total)
+        arrays = _common(rollout, packed, total) | target_arrays(target, rollout, packed)
         return arrays | (
             _whole(pair, rollout, packed, plain is None) if whole else _support(rollout, packed)
         )
 
-    def loss(arrays: Arrays) -> tuple[mx.array, Arrays]:
+    def batch_loss(arrays: Arrays) -> tuple[mx.array, Arrays]:
         weights, known = arrays["weights"], _per_token(arrays)
         if plain is None:
             hidden = _pick(student.hidden(arrays["ids"]), arrays["positions"])
@@ -69,7 +65,7 @@ def make_objective(config: LossConfig, pair: Pair, temperature: float) -> Object
             name: _weighted_sum(value, weights) for name, value in measures.items()
         }
 
-    return Objective(batch, loss, plain)
+    return Objective(batch, batch_loss, plain)
 
 
 def why_plain(pair: Pair, whole: bool) -> str | None:
@@ -88,34 +84,31 @@ def why_plain(pair: Pair, whole: bool) -> str | None:
     return None
 
 
-def _token_loss(mode: str, pair: Pair, temperature: float, fused: bool) -> TokenLoss:
+def _token_loss(loss: LossConfig, target: TargetConfig, pair: Pair, fused: bool) -> TokenLoss:
     """The loss and measures of some tokens, from the student's logits `[n, V]`."""
-
-    def on_support(logits: mx.array, arrays: Arrays, mode: str) -> mx.array:
-        teacher = arrays["teacher_support"], arrays["teacher_rest"]
-        return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
+    pull, reverse_kl = make_pull(loss, target), make_reverse_kl(loss, target)
 
     def token_loss(logits: mx.array, arrays: Arrays) -> tuple[mx.array, Arrays]:
+        if is_whole(loss):
+            given = arrays["teacher"]
+            teacher = log_softmax(pair.teacher.logits_of(given) if fused else given)
+            arrays = arrays | {"teacher": teacher}
         fixed = mx.stop_gradient(logits)
-        now = token_logprobs(fixed, arrays["tokens"], temperature)
+        now = token_logprobs(fixed, arrays["tokens"], arrays.get("temperature"))
         measures = {"logprob_gap": mx.abs(now - arrays["student_logprob"])}
-        if mode not in WHOLE_VOCABULARY:
-            if mode != "tail":
-                measures["reverse_kl"] = on_support(fixed, arrays, "tail")
-            return on_support(logits, arrays, mode), measures
-        given = arrays["teacher"]
-        teacher = log_softmax(pair.teacher.logits_of(given) if fused else given)
-        if mode != "exact":
-            measures["reverse_kl"] = reverse_kl(fixed, teacher)
-        return WHOLE_VOCABULARY[mode](logits, teacher), measures
+        if reverse_kl is not None:
+            measures["reverse_kl"] = reverse_kl(fixed, arrays)
+        return pull(logits, arrays), measures
 
     return token_loss
 
 
-def token_logprobs(logits: mx.array, tokens: mx.array, temperature: float) -> mx.array:
-    """Log-probs `[n]` of given ids `[n]` under logits `[n, V]` at a temperature."""
-    if temperature != 1.0:
-        logits = logits / temperature
+def token_logprobs(
+    logits: mx.array, tokens: mx.array, temperature: mx.array | None = None
+) -> mx.array:
+    """Log-probs `[n]` of ids `[n]` under logits `[n, V]` at temperatures `[n]` (None: 1)."""
+    if temperature is not None:
+        logits = logits / temperature[:, None]
     chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1).squeeze(-1)
     return chosen - logsumexp(logits)
 
@@ -142,13 +135,16 @@ def _common(rollout: Rollout, packed: Packed, total: int) -> Arrays:
     records = rollout.records
     assert records is not None
     places = mx.arange(packed.positions.size)
-    return {
+    arrays = {
         "ids": packed.ids,
         "positions": packed.positions,
         "tokens": packed.flat(rollout.tokens),
         "student_logprob": packed.flat(records.student_logprob),
         "weights": mx.where(places < packed.count, 1.0 / total, 0.0),
     }
+    if rollout.temperature != 1.0:  # an array, since it may change with the step
+        arrays["temperature"] = mx.full(places.shape, rollout.temperature, dtype=mx.float32)
+    return arrays
 
 
 def _support(rollout: Rollout, packed: Packed) -> Arrays:

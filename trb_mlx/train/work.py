@@ -16,10 +16,12 @@ from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.rollout.scoring import sample_teacher
 from trb_mlx.rollout.speculative import Blended
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
 from trb_mlx.train.step import Stepper
+from trb_mlx.train.target import is_supervised
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, StepResult
 
 
@@ -52,21 +54,17 @@ class TrainingWork:
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
         metrics["skipped_updates"] = float(self.stepper.skipped)
-        metrics |= rollout_metrics(rollout, self.behavior.budget(step)) | reward_metrics(rewards)
+        metrics |= rollout_metrics(rollout, self._budget(step)) | reward_metrics(rewards)
         metrics |= _timings(rollout, drawn - begin, updated - drawn, time.perf_counter() - updated)
         return StepResult(step + 1, metrics, rollout, rewards)
 
     def roll_out(self, step: int) -> Rollout:
         """The rollouts of one step, with both models' records."""
-        jobs = self._jobs(step)
-        settings = self.config.rollout
-        sampling = Sampling(
-            settings.max_tokens,
-            settings.batch_size,
-            settings.temperature,
-            self.config.loss.top_k,
-            self.keep_hidden,
-        )
+        jobs, train = self._jobs(step), self.config.train
+        sizes = train.micro_batch_size, train.micro_batch_tokens
+        sampling = self._sampling(step)
+        if is_supervised(self.config.target, step):
+            return sample_teacher(self.pair, jobs, sampling, sizes)
         if self.behavior.needs_teacher(step):
             budget = self.behavior.budget(step)
             if self.draft_length is None:
@@ -75,10 +73,24 @@ class TrainingWork:
                 self.pair, jobs, sampling, self.behavior, budget, self.draft_length
             )
         rollout = sample(self.pair.student, jobs, sampling)
-        train = self.config.train
-        sizes = train.micro_batch_size, train.micro_batch_tokens
         score(self.pair.teacher, rollout, sizes, self.keep_hidden)
         return rollout
+
+    def _sampling(self, step: int) -> Sampling:
+        settings, temperature = self.config.rollout, self.config.rollout.temperature
+        if not is_supervised(self.config.target, step):
+            temperature *= self.behavior.temperature(step)
+        return Sampling(
+            settings.max_tokens,
+            settings.batch_size,
+            temperature,
+            self.config.loss.top_k,
+            self.keep_hidden,
+        )
+
+    def _budget(self, step: int) -> float:
+        """ε, which is 0 where no behavior policy draws."""
+        return 0.0 if is_supervised(self.config.target, step) else self.behavior.budget(step)
 
     def _draft_length(self, sampling: Sampling, budget: float) -> DraftLength:
         setting = self.config.rollout.draft_length

@@ -1,0 +1,136 @@
+"""What is said of finished runs: means, paired differences, the curve's area, the verdict."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from trb_mlx.errors import RunError
+from trb_mlx.report.compare_spec import CompareSpec
+from trb_mlx.report.comparison import Outcome, compare, problem_scores, training_metrics
+from trb_mlx.report.comparison_table import verdict, write_tables
+
+SPEC = CompareSpec.model_validate(
+    {"base": "small", "methods": {"vanilla": None, "trb": None}, "seeds": [0], "early_steps": 10}
+)
+COUNT = 50
+
+
+def outcome(variant: str, seed: int, score: float, held_out: float = 0.0) -> Outcome:
+    """A run with the same hard and easy problems as every other of its seed, and a shift."""
+    difficulty = np.random.default_rng(seed).uniform(0, 0.5, COUNT)
+    problems = {f"{seed}-{i}": float(d + score) for i, d in enumerate(difficulty)}
+    scores = {"pass@1": problems, "mean_length": dict.fromkeys(problems, 1.0)}
+    mean = float(np.mean(list(problems.values())))
+    metrics = {"final.pass@1": mean, "cost.seconds": 61.0, "cost.tokens": 1000.0}
+    return Outcome(
+        variant.split()[0], variant, seed, metrics, held_out, {"final": scores}, {"final": 30}
+    )
+
+
+def test_pairing_takes_the_problems_difficulty_out() -> None:
+    shifts = {0: 0.1, 1: 0.2, 2: 0.15}
+    runs = [outcome("vanilla", seed, 0.0) for seed in shifts]
+    runs += [outcome("trb", seed, shift) for seed, shift in shifts.items()]
+    vanilla, trb = compare(SPEC, runs)
+    assert vanilla.difference == {}
+    found = trb.difference["final.pass@1"]
+    expected = stats.ttest_1samp(list(shifts.values()), 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert trb.over_problems["final.pass@1"].value == pytest.approx(0.15)
+    low, high = (trb.over_problems["final.pass@1"].low, trb.over_problems["final.pass@1"].high)
+    assert low is not None
+    assert high is not None
+    assert 0.13 < low < high < 0.17  # the scores alone spread over 0.5
+    assert "trb leads" in verdict(SPEC, [vanilla, trb])
+    assert "not decided" not in verdict(SPEC, [vanilla, trb])
+
+
+def test_a_problem_met_at_several_seeds_is_one_unit() -> None:
+    runs = []
+    for seed, shift in ((0, 0.1), (1, 0.3)):
+        for variant, score in (("vanilla", 0.0), ("trb", shift)):
+            run = outcome(variant, 0, score)  # the problems of seed 0
+            runs.append(replace(run, seed=seed))
+    _, trb = compare(SPEC, runs)
+    found = trb.over_problems["final.pass@1"]
+    assert (found.value, found.low) == (pytest.approx(0.2), pytest.approx(0.2))
+
+
+def test_different_problems_cannot_be_paired() -> None:
+    runs = [outcome("vanilla", 0, 0.0), replace(outcome("trb", 1, 0.0), seed=0)]
+    with pytest.raises(RunError, match="trb and vanilla of seed 0 were evaluated on different"):
+        compare(SPEC, runs)
+
+
+def test_a_sweeps_setting_is_chosen_by_problems_that_are_not_reported() -> None:
+    runs = [
+        outcome("vanilla", 0, 0.0),
+        outcome("trb budget=1", 0, 0.4, held_out=0.2),
+        outcome("trb budget=2", 0, 0.1, held_out=0.3),
+    ]
+    rows = compare(SPEC, runs)
+    assert [row.chosen for row in rows] == [True, False, True]
+    assert "trb budget=2 leads" in verdict(SPEC, rows)
+    assert "not decided" in verdict(SPEC, rows)  # one seed has no interval
+
+
+def test_equals_are_told_as_such() -> None:
+    rows = compare(SPEC, [outcome("vanilla", 0, 0.0), outcome("trb", 0, 0.0)])
+    assert "vanilla and trb are level" in verdict(SPEC, rows)
+
+
+def test_the_area_is_the_mean_height_up_to_the_step() -> None:
+    lines = [
+        {"step": 0, "eval/pass@1": 0.0, "time/eval_s": 1.0},
+        {"step": 1, "completions/mean_length": 10.0, "time/rollout_s": 2.0, "time/update_s": 3.0},
+        {"step": 5, "eval/pass@1": 0.4},
+        {"step": 10, "eval/pass@1": 0.6},
+        {"step": 15, "eval/pass@1": 0.9},
+    ]
+    found, held_out = training_metrics(lines, rollouts_per_step=8, early_steps=10)
+    assert found == {"early.area": pytest.approx(0.35), "cost.seconds": 6.0, "cost.tokens": 80.0}
+    assert held_out == 0.9
+
+
+def test_without_answers_the_curve_is_reverse_kl_and_less_is_better() -> None:
+    lines = [{"step": 0, "eval/reverse_kl": 4.0}, {"step": 10, "eval/reverse_kl": 2.0}]
+    found, held_out = training_metrics(lines, 8, 10)
+    assert (found["early.area"], held_out) == (3.0, -2.0)
+    spec = SPEC.model_copy(update={"decides": "cost.seconds"})
+    slow = outcome("trb", 0, 0.0)
+    slow = replace(slow, metrics={**slow.metrics, "cost.seconds": 90.0})
+    assert "vanilla leads" in verdict(spec, compare(spec, [outcome("vanilla", 0, 0.0), slow]))
+
+
+def test_lines_become_scores_by_problem() -> None:
+    apart = {"tokens": 4.0, "reverse_kl": 2.0, "forward_kl": 1.0, "topk_overlap": 3.0}
+    line = {"key": "a", "rewards": [1, 0], "lengths": [2, 4], "stopped": [1, 1]}
+    found = problem_scores([line | {"distribution": apart}])
+    assert found["pass@1"] == {"a": 0.5}
+    assert found["reverse_kl"] == {"a": 0.5}
+    assert found["truncated_fraction"] == {"a": 0.0}
+    assert "pass@1" not in problem_scores([line | {"rewards": None}])
+
+
+def test_tables_say_the_same_in_three_forms(tmp_path: Path) -> None:
+    runs = [outcome(variant, seed, 0.1) for seed in (0, 1) for variant in ("vanilla", "trb")]
+    rows = compare(SPEC, runs)
+    write_tables(tmp_path, SPEC, rows, missing=2)
+    markdown = (tmp_path / "table.md").read_text()
+    assert "2 runs are not finished." in markdown
+    assert "| trb * |" in markdown
+    assert "+0.0 ± 0.0 pp" in markdown
+    found = json.loads((tmp_path / "table.json").read_text())
+    assert found["spec"]["decides"] == "final.pass@1"
+    mean = found["rows"][0]["over_seeds"]["final.pass@1"]["value"]
+    with (tmp_path / "table.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["method"] == "vanilla"]
+    values = [float(line["value"]) for line in lines if line["metric"] == "final.pass@1"]
+    assert np.mean(values) == pytest.approx(mean)
