@@ -98,7 +98,13 @@ def law_of_rollouts() -> Sequence[Finding]:
     ]
     one, four = (_sequences(rollout) for rollout in rollouts.values())
     same = sum(a == b for a, b in zip(one, four, strict=True)) / len(jobs)
-    return [*fits, Finding("equal rollouts", same, bound(0.999, 0.97), at_least=True)]
+    per_round = float(rollouts[4].lengths.sum()) / rollouts[4].rounds
+    return [
+        *fits,
+        Finding("equal rollouts", same, bound(0.999, 0.97), at_least=True),
+        # Without it, drafts of 4 might silently have been drafts of 1.
+        Finding("tokens a round", per_round, 1.2, at_least=True),
+    ]
 
 
 def _draw(pair: Pair, jobs: list[Job], block: int) -> Rollout:
