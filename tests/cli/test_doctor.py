@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 
@@ -40,10 +39,10 @@ def one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failure_ends_with_1_and_tells_no_paths(form: list[str]) -> None:
     done = CliRunner().invoke(main, ["doctor", *form])
     assert done.exit_code == 1
-    assert "2 failed" in done.stdout or json.loads(done.stdout)["failed"] == 2
-    assert str(Path.home()) not in done.stdout.replace("…/", "")
-    assert f"/{getpass.getuser()}/" not in done.stdout
-    assert "secret/file" not in done.stdout or "…/secret/file" in done.stdout
+    shown = done.stdout.replace("\\u2026", "…")  # as JSON writes it
+    assert "2 failed" in shown or json.loads(shown)["failed"] == 2
+    assert "no …/secret/file" in shown
+    assert str(Path.home()) not in shown
 
 
 def test_one_form_at_a_time() -> None:
