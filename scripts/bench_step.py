@@ -96,7 +96,7 @@ def our_step(module: nn.Module, rollout: Rollout, mode: str, compiled: bool) -> 
         compile="on" if compiled else "off",
     )
     pair = make_pair(module, teacher, vocab)
-    objective = make_objective(LossConfig(mode=mode, top_k=TOP_K), pair, 1.0)  # type: ignore[arg-type]
+    objective = make_objective(LossConfig(mode=mode, top_k=TOP_K), pair)  # type: ignore[arg-type]
     stepper = Stepper(module, objective, config)
     return lambda: void(stepper.update(rollout, 1e-5))
 
