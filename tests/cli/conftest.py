@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from trb_mlx.cli import main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 # A run of seconds: the bundled pair, three steps, the last one without a budget.
@@ -44,3 +47,12 @@ def trb(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def assert_one_sentence(arguments: list[str], expected: str) -> None:
+    """Exit code 2 and one sentence on standard error, in this process."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2, (done.output, done.exception)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert expected in lines[0]

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, script
-from cli.test_mistakes import assert_told
+from cli.conftest import Run, assert_one_sentence, script
 from tiny import make_model
 
 STUDENT, TEACHER = "bundled:arithmetic-student", "bundled:arithmetic-teacher"
@@ -126,9 +125,11 @@ def test_files_and_generated_families(trb: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(
-    arguments: list[str], expected: str, trb: Run, tmp_path: Path
+    arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "a-file").write_text("")
     (tmp_path / "bare.jsonl").write_text('{"words": "x", "other": 1}\n')
     (tmp_path / "plain.jsonl").write_text('{"prompt": "Compute 1+2."}\n')
-    assert_told(trb("eval", STUDENT, "-m", "4", *arguments), expected)
+    assert_one_sentence(["eval", STUDENT, "-m", "4", *arguments], expected)

@@ -71,5 +71,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -
         ) from error
     module.load_weights(list(weights.items()), strict=False)
     optimizer.state = tree_unflatten(list(state.items()))
+    # A flat file has no branches without leaves; the updated state has them, as the module does.
+    optimizer.init(module.trainable_parameters())
     mx.eval(module.parameters(), optimizer.state)
     return progress
