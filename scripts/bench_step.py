@@ -96,7 +96,7 @@ def our_step(module: nn.Module, rollout: Rollout, mode: str, compiled: bool) -> 
         compile="on" if compiled else "off",
     )
     pair = make_pair(module, teacher, vocab)
-    objective = make_objective(LossConfig(mode=mode, top_k=TOP_K), pair, 1.0)  # type: ignore[arg-type]
+    objective = make_objective(LossConfig(mode=mode, top_k=TOP_K), pair)  # type: ignore[arg-type]
     stepper = Stepper(module, objective, config)
     return lambda: void(stepper.update(rollout, 1e-5))
 
@@ -134,15 +134,16 @@ def mlx_lm_step(module: nn.Module, rollout: Rollout, compiled: bool) -> Callable
     return call
 
 
-def timed(call: Callable[[], None]) -> tuple[float, int]:
-    """Seconds of one call and the peak of MLX's memory above what was there, in bytes."""
+def timed(call: Callable[[], None]) -> tuple[float, float, int]:
+    """Seconds of one call, by the clock and of the CPU, and bytes of memory above those before."""
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), time.process_time()
     call()
     mx.synchronize()
-    return time.perf_counter() - begun, mx.get_peak_memory() - before
+    seconds, busy = time.perf_counter() - begun, time.process_time() - busy
+    return seconds, busy, mx.get_peak_memory() - before
 
 
 def compare(
@@ -158,25 +159,19 @@ def compare(
         "ours, tail": ours("tail"),
         "ours, exact": ours("exact"),
     }
-    runs: dict[str, list[tuple[float, int]]] = {side: [] for side in sides}
+    runs: dict[str, list[tuple[float, float, int]]] = {side: [] for side in sides}
     for turn in range(WARM_UP + repeats):
         for side, call in sides.items():
             found = timed(call)
             if turn >= WARM_UP:
                 runs[side].append(found)
     weights = sum(array.size for _, array in tree_flatten(module.parameters()))
-    first = statistics.median(seconds for seconds, _ in runs["mlx-lm"])
-    return [
-        {
-            "model": name,
-            "weights": weights,
-            "side": side,
-            "seconds": statistics.median(seconds for seconds, _ in found),
-            "above_mib": max(peak for _, peak in found) / 2**20,
-            "ratio": statistics.median(seconds for seconds, _ in found) / first,
-        }
-        for side, found in runs.items()
-    ]
+    lines: list[dict[str, float | str]] = []
+    for side, found in runs.items():
+        seconds, busy, above = (statistics.median(values) for values in zip(*found, strict=True))
+        lines.append({"model": name, "weights": weights, "side": side, "seconds": seconds})
+        lines[-1] |= {"cpu_seconds": busy, "above_mib": above / 2**20}
+    return lines
 
 
 @click.command()
@@ -202,12 +197,13 @@ def main(
     shape, found = Shape(rows, prompt, response), []
     mode = "compiled" if compiled else "eager"
     print(f"{rows} rows of {prompt} + {response} tokens, {mode}, medians of {repeats}")
+    print(f"{'model':>6} {'side':<12} {'time':>9} {'CPU':>9} {'above':>11}")
     for name in models or MODELS:
         for line in compare(name, shape, repeats, compiled, seed):
             found.append(line)
             print(
-                f"{line['model']:>6} {line['side']:<12} {line['seconds'] * 1e3:>8.0f} ms "
-                f"{line['above_mib']:>7.0f} MiB {line['ratio']:>5.2f}×"
+                f"{name:>6} {line['side']:<12} {line['seconds']:>7.2f} s "
+                f"{line['cpu_seconds']:>7.2f} s {line['above_mib']:>7.0f} MiB"
             )
     if json_path is not None:
         json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

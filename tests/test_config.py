@@ -51,7 +51,7 @@ def test_paper_hyperparameters_are_the_defaults() -> None:
     assert config.train.betas == (0.9, 0.999)
     assert (config.train.weight_decay, config.train.max_grad_norm) == (0.01, 1.0)
     assert (config.train.learning_rate, config.train.lr_warmup_steps) == (1e-5, 15)
-    assert (config.loss.mode, config.loss.top_k, config.rollout.temperature) == ("tail", 16, 1.0)
+    assert (config.loss.mode, config.loss.top_k, config.rollout.temperature) == ("exact", 16, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,14 @@ def test_paper_hyperparameters_are_the_defaults() -> None:
         (MODELS | {"behavior": {"kind": "fxed"}}, "did you mean fixed?"),
         (MODELS | {"train": None}, "train is an empty value"),
         (
-            MODELS | {"target": {"kind": "veto"}},
+            MODELS | {"target": {"kind": "veto"}, "loss": {"mode": "tail"}},
             "my.yaml: target.kind veto needs both models' whole distributions, and loss.mode tail "
             "keeps the student's top-k only; set loss.mode: exact.",
         ),
-        (MODELS | {"loss": {"divergence": "jsd"}}, "loss.divergence jsd needs both models'"),
+        (
+            MODELS | {"loss": {"divergence": "jsd", "mode": "tail"}},
+            "loss.divergence jsd needs both models'",
+        ),
         (MODELS | {"loss": {"divergence": "jds"}}, "did you mean jsd?"),
         (MODELS | {"loss": {"beta": 1.5}}, "loss.beta is 1.5 (float)"),
         (MODELS | {"target": {"power": 1.0}}, "target.power is 1.0 (float)"),

@@ -21,6 +21,7 @@ ROOMS = [
     {"run_folder"},
     {"export"},
     {"report"},
+    {"doctor"},
     {"runs", "inference", "evaluating", "comparing", "side_by_side"},
     {"exports"},  # asks inference which file a checkpoint is
     {"cli"},

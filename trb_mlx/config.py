@@ -144,7 +144,7 @@ class LossConfig(Section):
     KL at 1. Forward KL and jsd need the whole vocabulary.
     """
 
-    mode: Literal["tail", "renormalized", "truncated", "exact"] = "tail"
+    mode: Literal["tail", "renormalized", "truncated", "exact"] = "exact"
     top_k: PositiveInt = 16
     keep_hidden: Literal["auto", "on", "off"] = "auto"
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"

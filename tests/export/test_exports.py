@@ -174,7 +174,7 @@ def test_the_card_tells_where_it_comes_from(folders: tuple[Path, Path], run: Pat
     for expected in (
         "bundled:arithmetic-teacher",
         "kind=trb, budget=0.05, warmup_steps=50",
-        "reverse KL, mode=tail, top_k=16",
+        "reverse KL, mode=exact, top_k=16",
         "source=generated:arithmetic",
         "| steps | 2 of 100 |",
         "| eval/pass@1 | 0.1 | 0.6 |",

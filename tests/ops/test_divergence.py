@@ -91,7 +91,7 @@ def test_coarsening_never_increases_kl() -> None:
 
 
 def test_known_failures_of_the_other_modes() -> None:
-    """The reasons why `tail` is the default (docs/math.md)."""
+    """What `tail` sees and they do not (docs/math.md)."""
     logits, teacher_logits, support = example(8, 50, 1, seed=6)
     renormalized = ours("renormalized", mx.array(logits), teacher_logits, support)
     assert np.abs(np.asarray(renormalized)).max() < 1e-6  # identically 0 at k = 1

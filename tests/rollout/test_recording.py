@@ -6,16 +6,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from trb_mlx.rollout.recording import hidden_from_host, hidden_to_host, plan_hidden
+from trb_mlx.rollout.recording import from_host, plan_hidden, to_host
 from trb_mlx.types import Records
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
 def test_hidden_states_keep_their_bits_on_the_host(dtype: mx.Dtype) -> None:
     hidden = (mx.random.normal((3, 5)) * 100).astype(dtype)
-    host = hidden_to_host(hidden)
+    host = to_host(hidden)
     assert host.nbytes == hidden.nbytes
-    back = hidden_from_host(mx.array(host.copy()))
+    back = from_host(mx.array(host.copy()))
     assert back.dtype == dtype
     assert mx.array_equal(back, hidden)
 

@@ -6,6 +6,7 @@ import click
 
 from trb_mlx import __version__
 from trb_mlx.cli.compare import compare
+from trb_mlx.cli.doctor import doctor
 from trb_mlx.cli.eval import evaluate
 from trb_mlx.cli.export import export
 from trb_mlx.cli.generate import generate
@@ -29,3 +30,4 @@ main.add_command(evaluate)
 main.add_command(export)
 main.add_command(report)
 main.add_command(compare)
+main.add_command(doctor)

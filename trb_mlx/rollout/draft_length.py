@@ -16,7 +16,7 @@ import numpy as np
 
 from trb_mlx.rollout.speculative import Drawer, Round
 
-LENGTHS = (1, 2, 3, 4, 6, 8, 12)
+LENGTHS = (1, 2, 4, 8, 12)
 # What is believed of acceptance before anything is seen, as if of so many tokens.
 PRIOR_REJECTIONS, PRIOR_TOKENS = 8.0, 32.0
 # Older tokens are forgotten: the budget changes every step, and acceptance with it.

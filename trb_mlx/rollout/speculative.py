@@ -147,19 +147,10 @@ class Blended:
 
     def draw(self, last: mx.array, drafts: mx.array, tests: mx.array) -> Round:
         """See `Drawer`."""
-        begin = last[:, None]
-        if drafts.shape[1] == 1:  # the teacher need not wait for a draft, so both read at once
-            with mx.stream(second_stream()):
-                hidden = self._theirs.read(begin)
-                teacher_logits = self._teacher.logits_of(hidden)
-            draft = self._draft(last, drafts)
-        else:
-            draft = self._draft(last, drafts)
-            hidden = self._theirs.read(mx.concatenate([begin, draft.tokens[:, :-1]], axis=1))
-            teacher_logits = self._teacher.logits_of(hidden)
-        return self._verify(draft, teacher_logits, hidden, tests)
+        return self.verify(last, self.draft(last, drafts), tests)
 
-    def _draft(self, last: mx.array, uniforms: mx.array) -> Draft:
+    def draft(self, last: mx.array, uniforms: mx.array) -> Draft:
+        """The student's block of T tokens after `last` `[B]`, with uniforms `[B, T, 2]`."""
         steps: list[tuple[mx.array, ...]] = []
         for place in range(uniforms.shape[1]):
             logits = self._student.logits_of(self._ours.read(last[:, None]))[:, 0]
@@ -170,16 +161,20 @@ class Blended:
             steps.append((last, logits, student_logprobs, draft_logprobs))
         return Draft(*(mx.stack(list(part), axis=1) for part in zip(*steps, strict=True)))
 
-    def _verify(
-        self, draft: Draft, teacher_logits: mx.array, hidden: mx.array, tests: mx.array
-    ) -> Round:
+    def verify(self, last: mx.array, draft: Draft, tests: mx.array) -> Round:
+        """What stands of a draft after `last`; a block of 1 need not wait for it to be drawn."""
+        begin, block = last[:, None], tests.shape[1]
+        with mx.stream(second_stream()):
+            read = begin if block == 1 else mx.concatenate([begin, draft.tokens[:, :-1]], axis=1)
+            hidden = self._theirs.read(read)
+            teacher_logits = self._teacher.logits_of(hidden)
         teacher_logprobs = tempered(teacher_logits, self._temperature)
         blend = self._behavior.blend(draft.student_logprobs, teacher_logprobs, self._budget)
         uniforms = mx.concatenate([tests[..., 0], tests[..., 1]], axis=1)
         kept, replacement = accept_drafts(
             draft.tokens, draft.draft_logprobs, blend.logprobs, uniforms
         )
-        rejected = mx.arange(tests.shape[1]) == kept[:, None]
+        rejected = mx.arange(block) == kept[:, None]
         tokens = mx.where(rejected, replacement[:, None], draft.tokens)
 
         def records(places: mx.array) -> Values:

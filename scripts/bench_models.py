@@ -1,0 +1,52 @@
+"""Models for benchmarks: the bundled pair made as dear as one likes, with the same outputs.
+
+Acceptance must come from a real pair and cost from sizes that matter. So the feed-forward blocks of
+the bundled models are widened by units whose output weights are zero: the products are computed,
+the logits stay what they were.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from trb_mlx.config import ModelConfig
+from trb_mlx.models.pair import Pair, Scorer, load_pair
+
+STUDENT, TEACHER = "bundled:arithmetic-student", "bundled:arithmetic-teacher"
+
+
+def widened_pair(student_width: int, teacher_width: int) -> Pair:
+    """The bundled pair with feed-forward blocks of these widths."""
+    pair = load_pair(ModelConfig(model=STUDENT), ModelConfig(model=TEACHER))
+    widen(pair.student.model.module, student_width)
+    widen(pair.teacher.model.module, teacher_width)
+    return pair
+
+
+def widen(module: nn.Module, width: int) -> None:
+    """Add units that change nothing to every feed-forward block, up to `width`."""
+    for layer in module.layers:
+        mlp = layer.mlp
+        for name in ("gate_proj", "up_proj"):
+            weight = getattr(mlp, name).weight
+            more = 0.02 * mx.random.normal((width - weight.shape[0], weight.shape[1]))
+            getattr(mlp, name).weight = mx.concatenate([weight, more])
+        weight = mlp.down_proj.weight
+        none = mx.zeros((weight.shape[0], width - weight.shape[1]))
+        mlp.down_proj.weight = mx.concatenate([weight, none], axis=1)
+    mx.eval(module.parameters())
+
+
+def endless(scorer: Scorer) -> Scorer:
+    """The scorer without a stop event: every rollout runs to the length limit."""
+    merge = dataclasses.replace(scorer.merge, stop_id=-1, own=(-1,), masked=())
+    return dataclasses.replace(scorer, merge=merge)
+
+
+def parameters(scorer: Scorer) -> int:
+    """How many numbers a model has."""
+    return sum(array.size for _, array in tree_flatten(scorer.model.module.parameters()))

@@ -1,0 +1,108 @@
+"""What a bug report needs to know of a machine, and the advice that follows from it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from trb_mlx import __version__
+from trb_mlx.doctor.precision import product_rounding
+from trb_mlx.models.memory import machine_memory
+
+# MLX's Linux wheel links a reference BLAS: about 4 GFLOP/s on two cores, and with OpenBLAS 180
+# (docs/log.md). Between the two, a busy machine alone is not told to change its BLAS.
+SLOW_GFLOPS = 20.0
+LIBRARIES = ("/usr/lib", "*/openblas-pthread/libopenblas.so.0")
+
+
+def back_end() -> str:
+    """Where MLX computes by default: Metal, CUDA or CPU."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "CPU"
+    return "Metal" if mx.metal.is_available() else "CUDA"
+
+
+def matmul_gflops(repeats: int = 3) -> float:
+    """10^9 float32 operations a second of square matrix products, the fastest of `repeats`."""
+    size = 768 if back_end() == "CPU" else 4096
+    one, other = (mx.full((size, size), value) for value in (0.5, 0.25))
+    mx.eval(one @ other)
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        mx.eval(one @ other)
+        seconds.append(time.perf_counter() - begun)
+    return 2e-9 * size**3 / min(seconds)
+
+
+def facts() -> dict[str, Any]:
+    """The machine by name, without anything that tells whose it is.
+
+    Sizes are in GiB, speed in GFLOP/s; a limit that only Metal has is left out elsewhere.
+    """
+    info = mx.device_info()
+    found: dict[str, Any] = {
+        "back end": back_end(),
+        "device": str(mx.default_device()),
+        "chip": str(info.get("device_name") or platform.processor() or platform.machine()),
+        "cores": os.cpu_count(),
+        "OS": f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
+        "architecture": platform.machine(),
+        "Python": platform.python_version(),
+        "trb-mlx": __version__,
+        "mlx": version("mlx"),
+        "mlx-lm": version("mlx-lm"),
+        "memory (GiB)": _gib(machine_memory()),
+    }
+    limit = info.get("max_recommended_working_set_size")
+    if limit:
+        found["recommended working set (GiB)"] = _gib(int(limit))
+    found["float32 products (GFLOP/s)"] = round(matmul_gflops(), 1)
+    found["rounding of float32 products"] = float(f"{product_rounding():.2g}")
+    found["C++ compiler"] = "g++" if shutil.which("g++") else "none"
+    return found
+
+
+def advice(found: Mapping[str, Any]) -> list[str]:
+    """What would make this machine train faster or hold more, from its `facts`."""
+    on_cpu = found["back end"] == "CPU"
+    told = []
+    if on_cpu and sys.platform == "linux" and found["float32 products (GFLOP/s)"] < SLOW_GFLOPS:
+        told.append(_blas_advice(found["float32 products (GFLOP/s)"]))
+    if on_cpu and found["C++ compiler"] == "none":
+        told.append(
+            "No C++ compiler (g++): training works without one; train.compile: on does not."
+        )
+    limit = found.get("recommended working set (GiB)")
+    if found["back end"] == "Metal" and limit:
+        told.append(
+            f"Both models, caches and activations should stay below {limit} GiB. On macOS 15 and "
+            "later, `sudo sysctl iogpu.wired_limit_mb=N` raises that until the next restart; "
+            f"choose N well below the {found['memory (GiB)']} GiB of the machine."
+        )
+    return told
+
+
+def _blas_advice(speed: float) -> str:
+    libraries = sorted(Path(LIBRARIES[0]).glob(LIBRARIES[1]))
+    preload = f"LD_PRELOAD={libraries[0] if libraries else '…/libopenblas.so.0'} trb-mlx …"
+    if "openblas" in os.environ.get("LD_PRELOAD", ""):
+        return f"{speed} GFLOP/s though OpenBLAS is preloaded: is the machine busy?"
+    have = "" if libraries else "install OpenBLAS (Debian: apt install libopenblas0-pthread) and "
+    return (
+        f"{speed} GFLOP/s is slow for float32 products, as MLX's Linux wheel is by itself: "
+        f"{have}start with {preload}"
+    )
+
+
+def _gib(size: int) -> float:
+    return round(size / 2**30, 1)
