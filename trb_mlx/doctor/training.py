@@ -104,7 +104,7 @@ def _stepper(pair: Pair, compiled: str) -> Stepper:
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4), seed=0)
     config = TrainConfig.model_validate({"compile": compiled})
-    return Stepper(module, make_objective(LossConfig(top_k=8), pair), config)
+    return Stepper(module, make_objective(LossConfig(), pair), config)
 
 
 def _adapters(stepper: Stepper) -> Arrays:

@@ -20,14 +20,20 @@ from trb_mlx.types import Job, Records, Rollout, Sampling
 
 __all__ = ["Sampling", "sample", "sample_blended", "score", "wired_memory"]
 
-# Tokens that a model draws alone before the host looks for rows that stopped: on a CPU a look
-# costs less than the tokens drawn beyond a stop.
-LOOK_EVERY = 2
+# A model that draws alone goes on for this share of `max_tokens` before the host looks for rows
+# that stopped: a look leaves the device idle, and tokens drawn beyond a stop are lost.
+LOOK_SHARE, LONGEST_LOOK = 1 / 24, 16
 
 
 def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
     """Draw from one model alone; at temperature 0 its likeliest tokens, unrecorded."""
-    return _sample(Alone(scorer, sampling), jobs, sampling, scorer, Fixed(LOOK_EVERY))
+    look = Fixed(look_every(sampling.max_tokens))
+    return _sample(Alone(scorer, sampling), jobs, sampling, scorer, look)
+
+
+def look_every(max_tokens: int) -> int:
+    """Tokens between two looks at rows of at most so many tokens."""
+    return min(max(1, round(max_tokens * LOOK_SHARE)), LONGEST_LOOK)
 
 
 def sample_blended(
