@@ -67,9 +67,11 @@ def biased_draw(factor: float, patch: Patch) -> None:
 
 
 def shifted_offset(patch: Patch) -> None:
+    plain = row_cache.Offsets.set
+
     def shifted(self: row_cache.Offsets, lengths: np.ndarray) -> None:
+        plain(self, np.maximum(lengths - 1, 0))
         self.lengths = lengths
-        self.array = mx.array(np.maximum(lengths - 1, 0))
 
     patch.setattr(row_cache.Offsets, "set", shifted)
 

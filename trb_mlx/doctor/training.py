@@ -20,7 +20,8 @@ from trb_mlx.models.loading import can_compile
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.rollout.sampler import Sampling, sample, score
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.scoring import score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey

@@ -74,8 +74,8 @@ class RowKVCache:
         self.keys, self.values = _grown(self.keys, keys, end), _grown(self.values, values, end)
         common = self.offsets.common
         if common is not None:  # one place for all rows, and a slice is cheaper
-            self.keys[:, :, common:end] = keys
-            self.values[:, :, common:end] = values
+            self.keys[:, :, common : common + count] = keys
+            self.values[:, :, common : common + count] = values
         else:
             places = self.offsets.places(count)
             self.keys = mx.put_along_axis(self.keys, _spread(places, keys), keys, axis=2)
