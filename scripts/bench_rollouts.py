@@ -28,6 +28,7 @@ from trb_mlx.rollout.speculative import Blended
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 Row = dict[str, Any]
+BLENDED_TOKENS, VANILLA_TOKENS = 48, 128
 
 
 def make_jobs(pair: Pair, count: int, seed: int) -> list[Job]:
@@ -88,7 +89,7 @@ def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: 
     """One line of the table: rollouts of fixed length, the batch full throughout."""
     pair = dataclasses.replace(pair, student=endless(pair.student), teacher=endless(pair.teacher))
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
-    jobs, sampling = make_jobs(pair, batch, seed), Sampling(48, batch)
+    jobs, sampling = make_jobs(pair, batch, seed), Sampling(BLENDED_TOKENS, batch)
     auto = Adaptive(measured_costs(lambda: Blended(pair, behavior, budget, sampling), batch))
     found: dict[str, Rollout] = {}
 
@@ -143,7 +144,7 @@ class _Endless:
 def compare_vanilla(scorer: Scorer, pair: Pair, batch: int, repeats: int, seed: int) -> Row:
     """Our bare decoding, with and without recording, against mlx_lm.batch_generate."""
     scorer = endless(scorer)
-    jobs, sampling = make_jobs(pair, batch, seed), Sampling(48, batch)
+    jobs, sampling = make_jobs(pair, batch, seed), Sampling(VANILLA_TOKENS, batch)
     prompts = [list(job.prompt.tokens) for job in jobs]
     sampler = mlx_lm.sample_utils.make_sampler(temp=1.0)
     seconds = alternate(

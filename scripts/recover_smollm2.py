@@ -10,7 +10,8 @@ tokens as the others::
 
 Questions of GSM8K's training file are the prompts (for DWQ, which needs texts, with their worked
 answers); everything is measured on its test file. Prints a table and writes it beside results.json;
-`--out` also holds the run folders. The seed fixes every draw.
+`--out` also holds the run folders. The seed fixes every draw. Called again after an interruption,
+it goes on where it was; the times of an interrupted run are of its last part.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     config = run_config(arguments)
     teacher = load_model(config.teacher)
     held_out = held_out_material(arguments, config, teacher)
-    results: dict[str, dict] = {}
+    results = earlier_results(arguments)
 
     def note(
         name: str, student: LanguageModel, tokens: int = 0, wall: float = 0.0, cpu: float = 0.0
@@ -55,9 +56,12 @@ def main() -> None:
         results[name] = asdict(found) | {"tokens": tokens, "seconds": wall, "cpu_seconds": cpu}
         write(arguments, results)
 
-    note("teacher", teacher)
-    note("rounded", load_model(config.student))
+    if "rounded" not in results:
+        note("teacher", teacher)
+        note("rounded", load_model(config.student))
     for method in arguments.methods:
+        if method in results:
+            continue
         recover = by_dwq if method == "dwq" else on_policy
         begun, worked = time.perf_counter(), time.process_time()
         student, tokens = recover(method, arguments, config, teacher, results)
@@ -116,7 +120,7 @@ def on_policy(
     run = config.run.model_copy(update={"name": method})
     config = config.model_copy(update={"behavior": behavior, "run": run})
     folder = locate(config, method)
-    train_run(config, folder, False, Console())
+    train_run(config, folder, folder.config.exists(), Console())
     steps = [line for line in read_lines(folder.metrics) if line["step"]]
     rollouts = config.train.prompts_per_step * config.rollout.rollouts_per_prompt
     tokens = round(sum(line["completions/mean_length"] * rollouts for line in steps))
@@ -148,11 +152,27 @@ def as_chat(model: LanguageModel, question: str, answer: str) -> list[int]:
     return list(model.tokenizer.apply_chat_template(roles))
 
 
+def settings_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """What results depend on."""
+    kept = ("train", "test", "steps", "group_size", "held_out", "dwq_learning_rate", "seed")
+    return {name: str(getattr(arguments, name)) for name in kept}
+
+
+def earlier_results(arguments: argparse.Namespace) -> dict[str, dict]:
+    """What an interrupted call with the same settings has measured."""
+    path = arguments.out / "results.json"
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["settings"] != settings_of(arguments):
+        raise SystemExit(f"{path} is of other settings ({content['settings']}); name another --out")
+    return content["results"]
+
+
 def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
     """Print what is known so far, and keep it."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = {name: str(value) for name, value in vars(arguments).items()}
-    content = {"settings": settings, "results": results}
+    content = {"settings": settings_of(arguments), "results": results}
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (arguments.out / "results.json").write_text(text + "\n", encoding="utf-8")
     (arguments.out / "results.md").write_text(table(results) + "\n", encoding="utf-8")

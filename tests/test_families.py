@@ -22,7 +22,8 @@ from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.kv_cache import can_rewind
-from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
+from trb_mlx.rollout.scoring import score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey

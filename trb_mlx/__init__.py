@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 try:
     import mlx.core  # noqa: F401  (an early, readable failure where no back end is installed)

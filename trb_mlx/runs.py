@@ -278,6 +278,8 @@ def next_commands(config: Config, folder: RunFolder) -> list[str]:
         "next:",
         f"  trb-mlx generate {folder.path} --prompt '…'",
         f"  trb-mlx eval {folder.path}",
+        f"  trb-mlx report {folder.path}",
+        f"  trb-mlx export {folder.path} --to peft",
     ]
     model = resolve(config.student.model)
     # mlx-lm would load the base as it was before rounding, and reads no GGUF.

@@ -173,8 +173,8 @@ def test_the_card_tells_where_it_comes_from(folders: tuple[Path, Path], run: Pat
     assert front(done.path)["license"] == "cc-by-4.0"
     for expected in (
         "bundled:arithmetic-teacher",
-        "kind=trb, budget=0.05, warmup_steps=50",
-        "reverse KL, mode=exact, top_k=16",
+        "trb, budget 0.05, warmup_steps 50",
+        "reverse KL, the whole vocabulary",
         "source=generated:arithmetic",
         "| steps | 2 of 100 |",
         "| eval/pass@1 | 0.1 | 0.6 |",

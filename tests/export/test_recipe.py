@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from export.making import make_run
 
+from trb_mlx.config import BehaviorConfig
+from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
+from trb_mlx.export.method import behavior_words
 from trb_mlx.export.recipe import write_recipe
 
 CHANGES = [
@@ -56,7 +60,7 @@ def test_verl_reads_the_overrides_from_valid_shell(run: Path) -> None:
         "trainer.experiment_name": "my run",
     }
     assert {key: found[key] for key in expected} == expected
-    assert "behavior (kind trb, budget 0.05, warmup_steps 50): there the student alone" in text
+    assert "behavior (trb, budget 0.05, warmup_steps 50): there the student alone" in text
 
 
 def test_trl_gets_a_valid_script(run: Path) -> None:
@@ -85,3 +89,33 @@ def test_mistakes_are_told(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(UserError, match="holds mine, which no export wrote"):
         write_recipe(str(run), "trl", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "mode", "beta"),
+    [("reverse_kl", "k1", 1.0), ("forward_kl", "forward_kl_topk", 0.0), ("jsd", "k1", 0.3)],
+)
+def test_each_divergence_has_its_names_there(
+    tmp_path: Path, divergence: str, mode: str, beta: float
+) -> None:
+    loss = {"divergence": divergence, "mode": "exact", "beta": 0.3}
+    veto = {"kind": "veto", "sft_steps": 3}
+    make_run(tmp_path / "run", "bundled:arithmetic-student", [("loss", loss), ("target", veto)])
+    verl, trl = (
+        write_recipe(str(tmp_path / "run"), stack, None).read_text() for stack in ("verl", "trl")
+    )
+    assert f"distillation_loss.loss_mode={mode}\n" in verl
+    assert f"distillation_loss.use_policy_gradient={mode == 'k1'}\n" in verl
+    assert f"    beta={beta}," in trl
+    for text in (verl, trl):
+        assert "target veto, power 0.4, warmup_steps 50" in text
+        assert "sft_steps 3" in text
+
+
+def test_every_behavior_is_named_with_the_keys_that_it_reads() -> None:
+    kinds = get_args(BehaviorConfig.model_fields["kind"].annotation)
+    for kind in kinds:
+        pair = [("student.model", "a"), ("teacher.model", "b"), ("behavior.kind", kind)]
+        words = behavior_words(load_config(None, pair))
+        assert words.startswith(kind)
+        assert ("budget" in words) == (kind in ("trb", "fixed"))

@@ -39,6 +39,12 @@ def test_dense_and_packed_rounding_agree(folders: tuple[Path, Path]) -> None:
     assert loaded["packed"].nbytes() < plain.nbytes()
 
 
+def test_groups_that_fit_no_layer_are_told(folders: tuple[Path, Path]) -> None:
+    rounding = QuantizeConfig(bits=4, group_size=128)
+    with pytest.raises(UserError, match="group_size 128 divides no layer's width"):
+        load_model(ModelConfig(model=str(folders[0]), quantize=rounding))
+
+
 def test_a_quantized_model_can_be_rounded_again(folders: tuple[Path, Path]) -> None:
     model = load_model(ModelConfig(model=str(folders[0]), quantize=QuantizeConfig(group_size=32)))
     from trb_mlx.models.loading import quantize

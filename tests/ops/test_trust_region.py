@@ -46,6 +46,12 @@ def test_feasible_and_tight_at_any_vocabulary(vocab: int) -> None:
     assert_tight(float32(student), float32(teacher), [2e-6, 1e-4, 0.02, 1.0], f"V {vocab}")
 
 
+def test_tight_where_atoms_lie_far_apart() -> None:
+    """Found by hypothesis: ten trials stopped at 0.70·ε."""
+    student, teacher = np.array([0.0, 77.0, 76.5]), np.array([75.5, -27.5, 1.125])
+    assert_tight(float32(student), float32(teacher), [3.625], "three atoms")
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

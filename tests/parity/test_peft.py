@@ -49,7 +49,7 @@ def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pat
     """A tiny model of a family, its distributions sharpened."""
 
     def make(kind: str, **changes: Any) -> Path:
-        monkeypatch.setitem(EXTRAS, kind, EXTRAS.get(kind, FIELDS.get(kind, {})))
+        monkeypatch.setitem(EXTRAS, kind, EXTRAS.get(kind, {}) | FIELDS.get(kind, {}))
         return make_model(tmp_path / kind, kind, seed=3, scale=10.0, **changes)
 
     return make

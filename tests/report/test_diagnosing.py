@@ -17,7 +17,8 @@ from trb_mlx.report.diagnosing import diagnose
 from trb_mlx.report.diagnostics import default_sizes, read_diagnostics, write_diagnostics
 from trb_mlx.report.excerpts import excerpt, token_texts
 from trb_mlx.report.measures import auroc, paired_gain
-from trb_mlx.rollout.sampler import Sampling, sample, score
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.scoring import score
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 

@@ -13,6 +13,7 @@ from trb_mlx.config import ModelConfig
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, single
 from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, can_rewind, make_decoder
+from trb_mlx.rollout.row_cache import Offsets
 
 RECURRENT = {"lfm2", "mamba2", "qwen3_next"}
 MERGED_FAIL = {"gemma2"}  # mlx-lm's own batch caches do not work with its scores of grouped heads
@@ -77,15 +78,14 @@ def test_a_wrong_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     scorer = scorer_of("llama", tmp_path)
     assert can_rewind(scorer)
     again = scorer_of("llama", tmp_path)
-    monkeypatch.setattr(
-        "trb_mlx.rollout.row_cache.Offsets.set", lambda self, lengths: _shifted(self, lengths)
-    )
+    plain = Offsets.set
+
+    def shifted(self: Offsets, lengths: np.ndarray) -> None:
+        plain(self, np.maximum(lengths - 1, 0))
+        self.lengths = lengths
+
+    monkeypatch.setattr(Offsets, "set", shifted)
     assert not can_rewind(again)
-
-
-def _shifted(offsets: object, lengths: np.ndarray) -> None:
-    offsets.lengths = lengths  # type: ignore[attr-defined]
-    offsets.array = mx.array(np.maximum(lengths - 1, 0))  # type: ignore[attr-defined]
 
 
 def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(

@@ -12,7 +12,8 @@ from trb_mlx.ops.numerics import entropy, log_softmax
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import LOOK_EVERY, Sampling, sample, sample_blended, score
+from trb_mlx.rollout.sampler import Sampling, look_every, sample, sample_blended
+from trb_mlx.rollout.scoring import score
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 TEXTS = ["a", "Compute 12+7.", "the quick brown fox jumps over it", "hm?"]
@@ -62,7 +63,7 @@ def test_rows_draw_next_to_nothing_beyond_their_stop(pair: Pair) -> None:
     work = jobs(40)
     rollout = sample(pair.student, work, Sampling(max_tokens=40, batch_size=8))
     assert rollout.stopped.any()
-    assert 0 <= rollout.drafted - rollout.lengths.sum() <= len(work) * (LOOK_EVERY - 1)
+    assert 0 <= rollout.drafted - rollout.lengths.sum() <= len(work) * (look_every(40) - 1)
 
 
 def test_neither_batch_size_nor_order_changes_what_is_drawn(pair: Pair) -> None:

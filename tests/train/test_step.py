@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten
 from trb_mlx.config import LoraConfig, LossConfig, TrainConfig
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
-from trb_mlx.rollout.sampler import Sampling, sample, score
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.scoring import score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey

@@ -26,8 +26,8 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import sample, score
-from trb_mlx.rollout.scoring import sample_teacher
+from trb_mlx.rollout.sampler import sample
+from trb_mlx.rollout.scoring import sample_teacher, score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.work import TrainingWork

@@ -17,11 +17,18 @@ from trb_mlx.ops.divergence import (
     support_logprobs,
 )
 from trb_mlx.ops.fused_head import Arrays, fused_head_loss
+from trb_mlx.ops.jensen_shannon import forward_kl, generalized_jsd
 from trb_mlx.ops.numerics import log_softmax
 
 ROWS, VOCAB, SUPPORT, WIDTH = 4, 48, 8, 12
-EXACT = "exact"
-MODES = (*SUPPORT_MODES, EXACT)
+BETA = 0.3
+# Over the whole vocabulary: (logits, the teacher's log-probs, both [n, V]) → [n].
+WHOLE: dict[str, Callable[[mx.array, mx.array], mx.array]] = {
+    "exact": reverse_kl,
+    "forward_kl": forward_kl,
+    "jsd": lambda logits, teacher: generalized_jsd(logits, teacher, BETA),
+}
+FORMS = (*SUPPORT_MODES, *WHOLE)
 
 OfHidden = Callable[[mx.array], mx.array]  # hidden states [N, D] → losses [N]
 
@@ -30,15 +37,15 @@ def gradients() -> Sequence[Finding]:
     """Every form of the loss: its value and its whole gradient by the logits."""
     logits, arrays, teacher = _example()
     values, slopes = [], []
-    for mode in MODES:
+    for form in FORMS:
 
-        def total(z: mx.array, mode: str = mode) -> tuple[mx.array, mx.array]:
-            loss = token_loss(mode, z, arrays)
+        def total(z: mx.array, form: str = form) -> tuple[mx.array, mx.array]:
+            loss = token_loss(form, z, arrays)
             return loss.sum(), loss
 
         (_, loss), grad = mx.value_and_grad(total)(mx.array(logits))
         support = np.asarray(arrays["support"])
-        expected, slope = _differences(mode, logits.astype(np.float64), teacher, support)
+        expected, slope = _differences(form, logits.astype(np.float64), teacher, support)
         values.append(reference.gap(loss, expected))
         slopes.append(reference.gap(grad, slope))
     return (
@@ -57,10 +64,10 @@ def fused_head() -> Sequence[Finding]:
     )
     pairs = [
         (
-            _value_and_grad(_fused(mode, head, arrays), hidden),
-            _value_and_grad(_plain(mode, head, arrays), hidden),
+            _value_and_grad(_fused(form, head, arrays), hidden),
+            _value_and_grad(_plain(form, head, arrays), hidden),
         )
-        for mode in MODES
+        for form in FORMS
     ]
     values, slopes = ([reference.gap(one[k], other[k]) for one, other in pairs] for k in (0, 1))
     return (
@@ -69,21 +76,21 @@ def fused_head() -> Sequence[Finding]:
     )
 
 
-def token_loss(mode: str, logits: mx.array, arrays: Arrays) -> mx.array:
+def token_loss(form: str, logits: mx.array, arrays: Arrays) -> mx.array:
     """One form of the loss `[n]` of logits `[n, V]` and what is known of the tokens."""
-    if mode == EXACT:
-        return reverse_kl(logits, arrays["teacher"])
+    if form in WHOLE:
+        return WHOLE[form](logits, arrays["teacher"])
     teacher = arrays["inside"], arrays["rest"]
-    return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
+    return reverse_kl_on_support(logits, arrays["support"], *teacher, form)
 
 
-def _plain(mode: str, head: mx.array, arrays: Arrays) -> OfHidden:
-    return lambda hidden: token_loss(mode, hidden @ head, arrays)
+def _plain(form: str, head: mx.array, arrays: Arrays) -> OfHidden:
+    return lambda hidden: token_loss(form, hidden @ head, arrays)
 
 
-def _fused(mode: str, head: mx.array, arrays: Arrays) -> OfHidden:
+def _fused(form: str, head: mx.array, arrays: Arrays) -> OfHidden:
     def measured(logits: mx.array, known: Arrays) -> tuple[mx.array, Arrays]:
-        return token_loss(mode, logits, known), {}
+        return token_loss(form, logits, known), {}
 
     chunk = 3  # the last chunk is a short one
     return lambda hidden: fused_head_loss(hidden, arrays, lambda x: x @ head, measured, chunk)[0]
@@ -115,27 +122,36 @@ def _value_and_grad(loss: OfHidden, hidden: mx.array) -> tuple[np.ndarray, np.nd
 
 
 def _differences(
-    mode: str, logits: np.ndarray, teacher: np.ndarray, support: np.ndarray, step: float = 1e-5
+    form: str, logits: np.ndarray, teacher: np.ndarray, support: np.ndarray, step: float = 1e-5
 ) -> tuple[np.ndarray, np.ndarray]:
     """The loss `[N]` and its central differences `[N, V]`, in float64."""
     slope = np.empty_like(logits)
     for place in range(logits.shape[-1]):
         move = step * (np.arange(logits.shape[-1]) == place)
-        ahead, behind = (_loss(mode, logits + s * move, teacher, support) for s in (1, -1))
+        ahead, behind = (_loss(form, logits + s * move, teacher, support) for s in (1, -1))
         slope[:, place] = (ahead - behind) / (2 * step)
-    return _loss(mode, logits, teacher, support), slope
+    return _loss(form, logits, teacher, support), slope
 
 
-def _loss(mode: str, logits: np.ndarray, teacher: np.ndarray, support: np.ndarray) -> np.ndarray:
+def _loss(form: str, logits: np.ndarray, teacher: np.ndarray, support: np.ndarray) -> np.ndarray:
     """The definitions of docs/math.md in float64, `[N]`."""
     student = reference.normalize(logits)
-    if mode == EXACT:
-        return (np.exp(student) * (student - teacher)).sum(-1)
+    if form in WHOLE:
+        return _whole_loss(form, student, teacher)
     inside, other = (np.take_along_axis(x, support, axis=-1) for x in (student, teacher))
-    if mode == "renormalized":
+    if form == "renormalized":
         inside, other = reference.normalize(inside), reference.normalize(other)
     value = (np.exp(inside) * (inside - other)).sum(-1)
-    if mode != "tail":
+    if form != "tail":
         return value
     rest, other_rest = (1.0 - np.exp(x).sum(-1) for x in (inside, other))
     return value + rest * np.log(rest / other_rest)
+
+
+def _whole_loss(form: str, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    if form == "exact":
+        return reference.kl(student, teacher)
+    if form == "forward_kl":
+        return reference.kl(teacher, student)
+    mixed = np.logaddexp(np.log(BETA) + teacher, np.log1p(-BETA) + student)
+    return BETA * reference.kl(teacher, mixed) + (1 - BETA) * reference.kl(student, mixed)

@@ -20,7 +20,8 @@ from trb_mlx.models.loading import can_compile
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.rollout.sampler import Sampling, sample, score
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.scoring import score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
@@ -104,7 +105,7 @@ def _stepper(pair: Pair, compiled: str) -> Stepper:
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4), seed=0)
     config = TrainConfig.model_validate({"compile": compiled})
-    return Stepper(module, make_objective(LossConfig(top_k=8), pair, 1.0), config)
+    return Stepper(module, make_objective(LossConfig(), pair), config)
 
 
 def _adapters(stepper: Stepper) -> Arrays:

@@ -11,6 +11,7 @@ import yaml
 
 from trb_mlx import __version__
 from trb_mlx.config import Config, Section
+from trb_mlx.export.method import behavior_words, divergence_words, loss_words, target_words
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def _opening(kind: str, facts: Provenance) -> str:
         return f"{_WHAT[kind]}: {public_name(student)}, unquantized."
     made = (
         f"{_WHAT[kind]}: step {facts.step} of a run of trb-mlx {__version__}, in which "
-        f"{public_name(student)} was distilled on its own rollouts from {public_name(teacher)} by "
-        "reverse KL."
+        f"{public_name(student)} was distilled on-policy from {public_name(teacher)} by "
+        f"{divergence_words(facts.config)}."
     )
     return "\n\n".join([made, *facts.notes])
 
@@ -105,8 +106,8 @@ def _rows(facts: Provenance) -> list[tuple[str, str]]:
         ("base", public_name(facts.base)),
         ("student as trained", _settings(config.student)),
         ("teacher", _settings(config.teacher)),
-        ("behavior policy", _settings(config.behavior)),
-        ("loss", f"reverse KL, {_settings(config.loss)}"),
+        ("behavior policy", behavior_words(config)),
+        ("loss", ", ".join([loss_words(config), *target_words(config)])),
         ("adapter", _settings(config.lora)),
         ("prompts", _settings(config.data.train)),
         (

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from trb_mlx.config import Config
+from trb_mlx.export.method import divergence_words, jsd_beta
 from trb_mlx.export.verl import left_behind
 
 _SCRIPT = '''\
@@ -76,7 +77,7 @@ def _settings(config: Config) -> dict[str, tuple[Any, str]]:
     rows = train.prompts_per_step * rollout.rollouts_per_prompt
     micro = math.gcd(rows, train.micro_batch_size)
     return {
-        "beta": (1.0, "reverse KL"),
+        "beta": (jsd_beta(config), divergence_words(config)),
         "temperature": (rollout.temperature, "rollout.temperature, of the loss too"),
         "top_p": (1.0, "nothing cut off"),
         "top_k": (0, ""),

@@ -6,6 +6,7 @@ import json
 import shlex
 
 from trb_mlx.config import Config
+from trb_mlx.export.method import behavior_words, loss_words, target_words
 
 _HEAD = """\
 #!/usr/bin/env bash
@@ -45,9 +46,10 @@ def left_behind(config: Config) -> list[str]:
     """What of a run no cluster stack's distillation path has, one line each."""
     lines = ["EOS ids of both models merged into one stop event"]
     if config.behavior.kind != "vanilla":
-        values = config.behavior.model_dump(mode="json", exclude_none=True)
-        settings = ", ".join(f"{key} {value}" for key, value in values.items())
-        lines.insert(0, f"behavior ({settings}): there the student alone draws the tokens")
+        lines.insert(
+            0, f"behavior ({behavior_words(config)}): there the student alone draws the tokens"
+        )
+    lines += target_words(config)
     if config.student.model.startswith(("bundled:", "pypi:")) or config.student.quantize:
         lines.append(f"the student as it was loaded here ({config.student.model}): name another")
     if config.teacher.model.startswith(("bundled:", "pypi:", "mlx-community/")):
@@ -108,6 +110,7 @@ def _rollout(config: Config) -> list[str]:
 
 
 def _teacher(config: Config) -> list[str]:
+    forward = config.loss.divergence == "forward_kl"
     teacher, loss = "distillation.teacher_models.teacher_model", "distillation.distillation_loss"
     return [
         "# the teacher and what is matched",
@@ -117,11 +120,10 @@ def _teacher(config: Config) -> list[str]:
         f'{teacher}.model_path="$TEACHER"',
         f"{teacher}.num_replicas=1",
         f"{teacher}.inference.tensor_model_parallel_size=1",
-        f"# loss.mode {config.loss.mode}, k = {config.loss.top_k}: verl has no reverse KL on the "
-        "student's top-k.",
-        "# k1 is its reverse KL by the drawn token alone; forward_kl_topk would use topk.",
-        f"{loss}.loss_mode=k1",
-        f"{loss}.use_policy_gradient=True",
+        f"# loss: {loss_words(config)}. verl has forward KL on the teacher's top-k",
+        "# (forward_kl_topk), and reverse KL by the drawn token alone (k1).",
+        f"{loss}.loss_mode={'forward_kl_topk' if forward else 'k1'}",
+        f"{loss}.use_policy_gradient={not forward}",
         f"{loss}.use_task_rewards=False",
         f"{loss}.topk={config.loss.top_k}",
     ]

@@ -174,11 +174,19 @@ def quantize(module: nn.Module, details: dict[str, Any], config: QuantizeConfig)
 
     `packed` keeps MLX's quantized layers; `dense` stores the rounded values as plain arrays,
     which a CPU multiplies far faster. A model that is already quantized is unpacked first.
+
+    Raises:
+        UserError: no layer's rows can be cut into such groups, so that nothing would be rounded.
     """
     module = mlxlm.dequantize_model(module)
     plain = {k: v for k, v in details.items() if not k.startswith("quantization")}
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints its bits per weight
         module, _ = mlxlm.quantize_model(module, plain, config.group_size, config.bits)
+    if not any(isinstance(layer, nn.QuantizedLinear) for layer in module.modules()):
+        raise UserError(
+            f"quantize.group_size {config.group_size} divides no layer's width; try a smaller one "
+            "(32, 64 and 128 are known)."
+        )
     return mlxlm.dequantize_model(module) if config.store == "dense" else module
 
 

@@ -30,7 +30,8 @@ from trb_mlx.report.evaluation import answer_rewards, responses
 from trb_mlx.report.excerpts import excerpt
 from trb_mlx.rollout.behavior import Behavior, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
+from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
+from trb_mlx.rollout.scoring import score
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 # Draws keyed apart from training and evaluation; continuations take the numbers above.

@@ -213,17 +213,21 @@ def _row_masks(scorer: Scorer) -> str | None:
 
 
 def _rewinds(scorer: Scorer, grouped: bool) -> bool:
+    # An id beyond the embedding's rows would read whatever lies there.
+    size = scorer.merge.size
+    prompts, block = (
+        [tuple(token % size for token in row) for row in rows] for rows in (_PROBE, _PROBE_BLOCK)
+    )
     try:
         decoder = RowDecoder(scorer, grouped)
-        decoder.join(_PROBE)
-        block = mx.array(_PROBE_BLOCK)
-        decoder.read(block)
+        decoder.join(prompts)
+        decoder.read(mx.array(block))
         decoder.settle([0, 1], np.array([2, 0]))
-        found = scorer.logits_of(decoder.read(block))[:, -1]
+        found = scorer.logits_of(decoder.read(mx.array(block)))[:, -1]
     except (TypeError, ValueError, AttributeError, IndexError):
         return False
-    before = [[*_PROBE[0][:-1], _PROBE_BLOCK[0][0]], [*_PROBE[1][:-1], *_PROBE_BLOCK[1]]]
-    texts = [[*text, *more] for text, more in zip(before, _PROBE_BLOCK, strict=True)]
+    before = [[*prompts[0][:-1], block[0][0]], [*prompts[1][:-1], *block[1]]]
+    texts = [[*text, *more] for text, more in zip(before, block, strict=True)]
     alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])
     gap = mx.abs(mx.softmax(found, axis=-1) - mx.softmax(alone, axis=-1))
     # Half the L1 distance: rounding in 16 bits leaves a few percent.

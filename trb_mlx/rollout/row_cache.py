@@ -25,6 +25,15 @@ class Offsets:
         """Replace all counts."""
         self.lengths = lengths
         self.array = mx.array(lengths)
+        self._places: mx.array | None = None
+        alike = lengths.size > 0 and bool((lengths == lengths[0]).all())
+        self.common = int(lengths[0]) if alike else None  # the count that all rows share
+
+    def places(self, count: int) -> mx.array:
+        """Where the next `count` tokens of each row stand, `[B, 1, count, 1]`; for all layers."""
+        if self._places is None or self._places.shape[2] != count:
+            self._places = (self.array[:, None] + mx.arange(count))[:, None, :, None]
+        return self._places
 
     def end(self, count: int) -> int:
         """The last place that any row has written once it appends `count` more."""
@@ -63,21 +72,29 @@ class RowKVCache:
         count = keys.shape[2]
         end = self.offsets.end(count)
         self.keys, self.values = _grown(self.keys, keys, end), _grown(self.values, values, end)
-        places = (self.offset[:, None] + mx.arange(count))[:, None, :, None]
-        self.keys = mx.put_along_axis(self.keys, _spread(places, keys), keys, axis=2)
-        self.values = mx.put_along_axis(self.values, _spread(places, values), values, axis=2)
+        common = self.offsets.common
+        if common is not None:  # one place for all rows, and a slice is cheaper
+            self.keys[:, :, common : common + count] = keys
+            self.values[:, :, common : common + count] = values
+        else:
+            places = self.offsets.places(count)
+            self.keys = mx.put_along_axis(self.keys, _spread(places, keys), keys, axis=2)
+            self.values = mx.put_along_axis(self.values, _spread(places, values), values, axis=2)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def make_mask(
         self, count: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array:
+    ) -> mx.array | None:
         """Which places each of T = `count` new tokens sees, bool `[B, 1, T, places]`.
 
-        `[B, 1, 1, T, places]` where `grouped`.
+        `[B, 1, 1, T, places]` where `grouped`. None where a single token sees them all.
         """
         window = window_size or self.window
-        places = mx.arange(self.offsets.end(count))
-        own = (self.offset[:, None] + mx.arange(count))[:, None, :, None]
+        common, end = self.offsets.common, self.offsets.end(count)
+        if count == 1 and common is not None and (window is None or end <= window):
+            return None
+        places = mx.arange(end)
+        own = self.offsets.places(count)
         seen = places <= own
         if window is not None:
             seen = seen & (places > own - window)

@@ -9,25 +9,28 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.desk import Desk
 from trb_mlx.rollout.draft_length import DraftLength, Fixed
-from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.recording import teacher_records, tempered, to_host
 from trb_mlx.rollout.speculative import Alone, Blended, Drawer
 from trb_mlx.types import Job, Records, Rollout, Sampling
 
-__all__ = ["Sampling", "sample", "sample_blended", "score", "wired_memory"]
+__all__ = ["Sampling", "sample", "sample_blended", "wired_memory"]
 
-# Tokens that a model draws alone before the host looks for rows that stopped: on a CPU a look
-# costs less than the tokens drawn beyond a stop.
-LOOK_EVERY = 2
+# A model that draws alone goes on for this share of `max_tokens` before the host looks for rows
+# that stopped: a look leaves the device idle, and tokens drawn beyond a stop are lost.
+LOOK_SHARE, LONGEST_LOOK = 1 / 24, 16
 
 
 def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
     """Draw from one model alone; at temperature 0 its likeliest tokens, unrecorded."""
-    return _sample(Alone(scorer, sampling), jobs, sampling, scorer, Fixed(LOOK_EVERY))
+    look = Fixed(look_every(sampling.max_tokens))
+    return _sample(Alone(scorer, sampling), jobs, sampling, scorer, look)
+
+
+def look_every(max_tokens: int) -> int:
+    """Tokens between two looks at rows of at most so many tokens."""
+    return min(max(1, round(max_tokens * LOOK_SHARE)), LONGEST_LOOK)
 
 
 def sample_blended(
@@ -44,36 +47,6 @@ def sample_blended(
     """
     drawer = Blended(pair, behavior, budget, sampling)
     return _sample(drawer, jobs, sampling, pair.student, draft_length)
-
-
-def score(
-    teacher: Scorer, rollout: Rollout, sizes: tuple[int, int], keep_hidden: bool = False
-) -> None:
-    """Fill in the teacher's records of finished rollouts, in batched passes without a cache.
-
-    Args:
-        teacher: the model.
-        rollout: with the student's records.
-        sizes: the most rows and the most positions of a pass.
-        keep_hidden: record the last hidden states too.
-    """
-    records = rollout.records
-    assert records is not None
-    chunk = chunk_tokens(teacher.merge.size)
-    for packed in pack_rollout(rollout, *sizes):
-        hidden = packed.pick(teacher.read(packed.ids))
-        tokens, support = packed.flat(rollout.tokens), packed.flat(records.support)
-        rows, places = np.nonzero(packed.mask)
-        for start in range(0, packed.count, chunk):
-            part = slice(start, start + chunk)
-            logits = teacher.logits_of(hidden[part])
-            logprobs = tempered(logits, rollout.temperature)
-            found = teacher_records(logits, logprobs, tokens[part], support[part])
-            if keep_hidden:
-                found["teacher_hidden"] = hidden[part]
-            mx.eval(found)
-            for name, values in found.items():
-                records.put(name, packed.rows[rows[part]], places[part], to_host(values))
 
 
 def _sample(

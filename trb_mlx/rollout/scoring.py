@@ -1,20 +1,41 @@
-"""Rollouts of the teacher itself, with the records of a behavior policy that is the teacher."""
+"""Records of finished rollouts: the teacher's, or both models' where the teacher drew."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.models.pair import Pair
+from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.ops.numerics import kl_divergence, total_variation
-from trb_mlx.rollout.packing import pack_rollout
+from trb_mlx.rollout.packing import Packed, pack_rollout
 from trb_mlx.rollout.recording import student_records, teacher_records, tempered, to_host
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.types import Job, Records, Rollout, Sampling
+
+
+def score(
+    teacher: Scorer, rollout: Rollout, sizes: tuple[int, int], keep_hidden: bool = False
+) -> None:
+    """Fill in the teacher's records of finished rollouts.
+
+    Args:
+        teacher: the model.
+        rollout: with the student's records.
+        sizes: the most rows and the most positions of a pass.
+        keep_hidden: record the last hidden states too.
+    """
+    records = rollout.records
+    assert records is not None
+    for part in _parts((teacher,), rollout, sizes):
+        (logits,) = part.logits
+        tokens, support = part.flat(rollout.tokens), part.flat(records.support)
+        logprobs = tempered(logits, rollout.temperature)
+        _keep(records, part, teacher_records(logits, logprobs, tokens, support), keep_hidden)
 
 
 def sample_teacher(
@@ -31,29 +52,49 @@ def sample_teacher(
     rollout = sample(pair.teacher, jobs, replace(sampling, support=0, keep_hidden=False))
     support = min(sampling.support, pair.student.merge.size)
     rollout.records = Records.empty(len(jobs), rollout.tokens.shape[1], support)
-    _score(pair, rollout, rollout.records, sizes, sampling.keep_hidden)
+    for part in _parts((pair.student, pair.teacher), rollout, sizes):
+        ours, theirs = part.logits
+        found = _both(ours, theirs, part.flat(rollout.tokens), rollout.temperature, support)
+        _keep(rollout.records, part, found, sampling.keep_hidden)
     return rollout
 
 
-def _score(
-    pair: Pair, rollout: Rollout, records: Records, sizes: tuple[int, int], keep_hidden: bool
-) -> None:
-    """All records, in batched passes of both models without a cache."""
-    chunk = chunk_tokens(pair.student.merge.size, models=2)
+class _Part(NamedTuple):
+    """Some tokens of a rollout: where they stand, their ids, and both kinds of outputs a model."""
+
+    rows: np.ndarray
+    places: np.ndarray
+    packed: Packed
+    within: slice
+    hidden: list[mx.array]
+    logits: list[mx.array]
+
+    def flat(self, values: np.ndarray) -> mx.array:
+        """`[n, …]` of these tokens from `[B, T, …]` of the rollout."""
+        return self.packed.flat(values)[self.within]
+
+
+def _parts(scorers: Sequence[Scorer], rollout: Rollout, sizes: tuple[int, int]) -> Iterator[_Part]:
+    """All tokens in batched passes without a cache, logits of a few tokens at a time."""
+    chunk = chunk_tokens(scorers[0].merge.size, len(scorers))
     for packed in pack_rollout(rollout, *sizes):
-        hidden = [packed.pick(scorer.read(packed.ids)) for scorer in (pair.student, pair.teacher)]
-        tokens = packed.flat(rollout.tokens)
+        read = [packed.pick(scorer.read(packed.ids)) for scorer in scorers]
         rows, places = np.nonzero(packed.mask)
         for start in range(0, packed.count, chunk):
-            part = slice(start, start + chunk)
-            logits = pair.student.logits_of(hidden[0][part])
-            teacher_logits = pair.teacher.logits_of(hidden[1][part])
-            found = _both(logits, teacher_logits, tokens[part], rollout.temperature, records)
-            if keep_hidden:
-                found["teacher_hidden"] = hidden[1][part]
-            mx.eval(found)
-            for name, values in found.items():
-                records.put(name, packed.rows[rows[part]], places[part], to_host(values))
+            within = slice(start, start + chunk)
+            hidden = [values[within] for values in read]
+            logits = [s.logits_of(h) for s, h in zip(scorers, hidden, strict=True)]
+            at = packed.rows[rows[within]], places[within]
+            yield _Part(*at, packed, within, hidden, logits)
+
+
+def _keep(records: Records, part: _Part, found: dict[str, mx.array], keep_hidden: bool) -> None:
+    """Record what was found, and the last model's hidden states on request."""
+    if keep_hidden:
+        found["teacher_hidden"] = part.hidden[-1]
+    mx.eval(found)
+    for name, values in found.items():
+        records.put(name, part.rows, part.places, to_host(values))
 
 
 def _both(
@@ -61,10 +102,10 @@ def _both(
     teacher_logits: mx.array,
     tokens: mx.array,
     temperature: float,
-    records: Records,
+    support: int,
 ) -> dict[str, mx.array]:
     ours, theirs = (tempered(x, temperature) for x in (logits, teacher_logits))
-    found = student_records(logits, ours, tokens, records.support.shape[-1])
+    found = student_records(logits, ours, tokens, support)
     found |= teacher_records(teacher_logits, theirs, tokens, found["support"])
     return found | {
         "weight": mx.ones(tokens.shape),

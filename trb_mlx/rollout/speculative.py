@@ -110,8 +110,11 @@ class Alone:
     def _pick(self, logits: mx.array, uniforms: mx.array) -> mx.array:
         if self._temperature == 0.0:
             return mx.argmax(logits, axis=-1).astype(mx.int32)
-        logprobs = tempered(logits, self._temperature)
-        return inverse_cdf(nucleus(logprobs, self._top_p), uniforms)
+        if self._top_p < 1.0:
+            logits = nucleus(tempered(logits, self._temperature), self._top_p)
+        elif self._temperature != 1.0:
+            logits = logits / self._temperature
+        return inverse_cdf(logits, uniforms)  # which normalises by itself
 
 
 class Blended:

@@ -15,8 +15,8 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
-from trb_mlx.rollout.sampler import Sampling, sample, sample_blended, score
-from trb_mlx.rollout.scoring import sample_teacher
+from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
+from trb_mlx.rollout.scoring import sample_teacher, score
 from trb_mlx.rollout.speculative import Blended
 from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics

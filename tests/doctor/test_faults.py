@@ -1,0 +1,172 @@
+"""Every check passes here, and fails where what it checks is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from trb_mlx.doctor import losses, precision, rollouts, solving, training
+from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
+from trb_mlx.doctor.examination import CHECKS
+from trb_mlx.export import checkpoint
+from trb_mlx.ops import divergence, sampling, trust_region
+from trb_mlx.ops.trust_region import search_weight
+from trb_mlx.rollout import kv_cache, row_cache, speculative
+from trb_mlx.train.step import Stepper
+
+Patch = pytest.MonkeyPatch
+NAMED = {check.name: check for check in CHECKS}
+
+
+@pytest.fixture(autouse=True)
+def _few_rollouts(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(rollouts, "COPIES", 1_000)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_it_passes_here(check: Check) -> None:
+    outcome = run_check(check)
+    assert outcome.result == PASS, outcome.told
+
+
+def wrong_gradient(patch: Patch) -> None:
+    """What mlx-lm's own KL does on Metal: no gradient."""
+    patch.setitem(losses.WHOLE, "exact", lambda z, t: mx.stop_gradient(divergence.reverse_kl(z, t)))
+
+
+def wrong_loss(patch: Patch) -> None:
+    plain = divergence.reverse_kl_on_support
+    patch.setattr(losses, "reverse_kl_on_support", lambda *args: 1.001 * plain(*args))
+
+
+def lost_chunk(patch: Patch) -> None:
+    """The gradient of the last token is that of no token."""
+    plain = losses.fused_head_loss
+
+    def cut(hidden: mx.array, *rest: Any) -> Any:
+        kept = mx.arange(len(hidden))[:, None] < len(hidden) - 1
+        return plain(mx.where(kept, hidden, mx.stop_gradient(hidden)), *rest)
+
+    patch.setattr(losses, "fused_head_loss", cut)
+
+
+def scaled_weight(factor: float, patch: Patch) -> None:
+    patch.setattr(trust_region, "search_weight", lambda *rows: factor * search_weight(*rows))
+
+
+def biased_draw(factor: float, patch: Patch) -> None:
+    plain = sampling.inverse_cdf
+    for module in (solving, speculative):
+        patch.setattr(module, "inverse_cdf", lambda p, u: plain(p, mx.minimum(u * factor, 0.9999)))
+
+
+def shifted_offset(patch: Patch) -> None:
+    plain = row_cache.Offsets.set
+
+    def shifted(self: row_cache.Offsets, lengths: np.ndarray) -> None:
+        plain(self, np.maximum(lengths - 1, 0))
+        self.lengths = lengths
+
+    patch.setattr(row_cache.Offsets, "set", shifted)
+
+
+def every_draft_kept(patch: Patch) -> None:
+    """The student's own law instead of the behavior's."""
+    plain = speculative.accept_drafts
+    patch.setattr(speculative, "accept_drafts", lambda tokens, d, mu, u: plain(tokens, d, d, u))
+
+
+def blocks_differ(patch: Patch) -> None:
+    """Blocks of four whose tests use other uniforms: a right law, but of other rollouts."""
+    plain = speculative.accept_drafts
+
+    def moved(tokens: mx.array, d: mx.array, mu: mx.array, u: mx.array) -> Any:
+        return plain(tokens, d, mu, u if tokens.shape[1] == 1 else (u + 0.5) % 1.0)
+
+    patch.setattr(speculative, "accept_drafts", moved)
+
+
+def stale_compile(patch: Patch) -> None:
+    """A compiled graph that keeps the weights it was traced with."""
+
+    def make(self: Stepper, loss: Callable[..., Any]) -> Callable[..., Any]:
+        grad = nn.value_and_grad(self.module, loss)
+        return mx.compile(grad) if self.compiled else grad
+
+    patch.setattr(Stepper, "_make_grad", make)
+
+
+def no_blocks(patch: Patch) -> None:
+    """Models whose caches are taken for ones that cannot rewind."""
+    patch.setattr(kv_cache, "_rewinds", lambda *_: False)
+
+
+def forgotten_moments(patch: Patch) -> None:
+    plain = checkpoint.tree_unflatten
+
+    def without(items: list[tuple[str, mx.array]]) -> Any:
+        return plain([(name, 0 * x if name[-2:] == ".m" else x) for name, x in items])
+
+    patch.setattr(checkpoint, "tree_unflatten", without)
+
+
+def narrow_softmax(patch: Patch) -> None:
+    """Log-probs in the logits' own type."""
+    patch.setattr(training, "log_softmax", lambda z: z - mx.logsumexp(z, axis=-1, keepdims=True))
+
+
+FAULTS: list[tuple[str, Callable[[Patch], None]]] = [
+    ("loss gradients", wrong_gradient),
+    ("loss gradients", wrong_loss),
+    ("fused head", lost_chunk),
+    ("trust region", partial(scaled_weight, 1.01)),
+    ("trust region", partial(scaled_weight, 0.99)),
+    ("trust region, 151,936 ids", partial(scaled_weight, 1.01)),
+    ("draws", partial(biased_draw, 1.03)),
+    ("draws, 151,936 ids", partial(biased_draw, 1.001)),
+    ("batched decoding", shifted_offset),
+    ("law of rollouts", partial(biased_draw, 1.15)),
+    ("law of rollouts", every_draft_kept),
+    ("law of rollouts", blocks_differ),
+    ("law of rollouts", no_blocks),
+    ("compiled step", stale_compile),
+    ("checkpoint", forgotten_moments),
+    ("bfloat16", narrow_softmax),
+    ("float16", narrow_softmax),
+]
+
+
+def name_of(value: Any) -> str:
+    return str(getattr(getattr(value, "func", value), "__name__", value))
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS, ids=name_of)
+def test_it_sees_a_fault(name: str, fault: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    fault(monkeypatch)
+    outcome = run_check(NAMED[name])
+    assert outcome.result == FAIL
+    assert outcome.findings, outcome.reason  # seen by a figure, not by an exception
+
+
+def test_every_check_has_a_fault() -> None:
+    assert {name for name, _ in FAULTS} == set(NAMED)
+
+
+def test_without_a_compiler_the_compiled_step_is_skipped(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(training, "can_compile", lambda: False)
+    outcome = run_check(NAMED["compiled step"])
+    assert outcome.result == SKIPPED
+    assert "g++" in outcome.told
+
+
+def test_bounds_follow_the_products_of_the_device(monkeypatch: Patch) -> None:
+    assert 0 < precision.product_rounding() < precision.EXACT_PRODUCTS
+    assert precision.bound(1.0, 2.0) == 1.0
+    monkeypatch.setattr(precision, "product_rounding", lambda: 1e-4)
+    assert precision.bound(1.0, 2.0) == 2.0
