@@ -21,7 +21,7 @@ import bench_step
 import click
 import mlx.core as mx
 from bench_caches import compare_caches
-from bench_models import widened_pair
+from bench_models import random_scorer, widened_pair
 from bench_rollouts import compare_rollouts, compare_vanilla
 from bench_whole_step import compare_steps, solver_share
 from rich.console import Console
@@ -45,7 +45,11 @@ def rollouts(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -
 def vanilla(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
     """Bare decoding against mlx_lm.batch_generate."""
     pair = widened_pair(*PAIRS["9:1"])
-    return [compare_vanilla(pair.student, pair, batch, repeats, seed) for batch in batches]
+    return [
+        compare_vanilla(scorer, pair, batch, repeats, seed)
+        for scorer in (pair.student, random_scorer(49_152, seed))
+        for batch in batches
+    ]
 
 
 def step(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:

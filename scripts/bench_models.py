@@ -12,9 +12,12 @@ import dataclasses
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.llama import Model, ModelArgs
 
 from trb_mlx.config import ModelConfig
+from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.pair import Pair, Scorer, load_pair
+from trb_mlx.ops.vocab import merge_stops
 
 STUDENT, TEACHER = "bundled:arithmetic-student", "bundled:arithmetic-teacher"
 
@@ -39,6 +42,15 @@ def widen(module: nn.Module, width: int) -> None:
         none = mx.zeros((weight.shape[0], width - weight.shape[1]))
         mlp.down_proj.weight = mx.concatenate([weight, none], axis=1)
     mx.eval(module.parameters())
+
+
+def random_scorer(vocab: int, seed: int) -> Scorer:
+    """A llama of random weights over a vocabulary of real size: 19M weights at V = 49,152."""
+    mx.random.seed(seed)
+    module = Model(ModelArgs("llama", 256, 8, 768, 4, 1e-5, vocab, tie_word_embeddings=True))
+    mx.eval(module.parameters())
+    model = LanguageModel("random", module, None, {})  # type: ignore[arg-type]
+    return Scorer(model, merge_stops(vocab, 0, [0], [0]))
 
 
 def endless(scorer: Scorer) -> Scorer:

@@ -163,6 +163,7 @@ def compare_vanilla(scorer: Scorer, pair: Pair, batch: int, repeats: int, seed: 
     )
     return {
         "parameters": parameters(scorer),
+        "vocab": scorer.merge.size,
         "batch": batch,
         **{f"{name}_s": value for name, value in seconds.items()},
         "ratio": seconds["theirs"] / seconds["ours"],

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def trb(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def wait_for(seen: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Look twenty times a second until something is seen."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def assert_one_sentence(arguments: list[str], expected: str) -> None:

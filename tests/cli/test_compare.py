@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.conftest import Run, assert_one_sentence, script
+from cli.conftest import Run, assert_one_sentence, script, wait_for
 
 SPEC = """
 base: small
@@ -109,11 +108,12 @@ def test_interrupted_and_given_again_equals_uninterrupted(
     (tmp_path / "tiny.yaml").write_text(SPEC)
     command = [script(), *COMPARE, f"--jobs={jobs}"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    for _ in range(2400):
+
+    def second_run_is_under_way() -> bool:
         logs = [path.read_text() for path in tmp_path.glob("compare/tiny/logs/*.log")]
-        if sum("step 1/3" in log for log in logs) >= 2:  # the second run is under way
-            break
-        time.sleep(0.05)
+        return sum("step 1/3" in log for log in logs) >= 2
+
+    wait_for(second_run_is_under_way)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), errors

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, assert_one_sentence, script
+from cli.conftest import Run, assert_one_sentence, script, wait_for
 from tiny import make_model
 
 STUDENT, TEACHER = "bundled:arithmetic-student", "bundled:arithmetic-teacher"
@@ -55,11 +54,12 @@ def test_killed_half_way_and_given_again_equals_uninterrupted(
     whole: Path, trb: Run, tmp_path: Path, number: int
 ) -> None:
     process = subprocess.Popen([script(), *EVAL], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        found = list(tmp_path.glob("kept/*/problems.jsonl"))
-        if found and found[0].read_text().count("\n") >= 4:
-            break
-        time.sleep(0.05)
+
+    def lines() -> list[Path]:
+        return list(tmp_path.glob("kept/*/problems.jsonl"))
+
+    wait_for(lambda: any(path.read_text().count("\n") >= 4 for path in lines()))
+    found = lines()
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130)

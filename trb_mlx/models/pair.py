@@ -48,9 +48,9 @@ class Scorer:
         logits = found if self.split is None else self.split.head(found)
         return shared_logits(logits, self.merge)
 
-    def logits(self, tokens: mx.array) -> mx.array:
-        """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`, without a cache."""
-        return shared_logits(self.model.module(tokens), self.merge)
+    def logits(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`."""
+        return shared_logits(self.model.module(tokens, cache=cache), self.merge)
 
     def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """Hidden states `[B, L, D]` of ids `[B, L]`, after the final norm; needs `split`."""

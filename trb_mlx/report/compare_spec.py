@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from trb_mlx.config import Config, Count, PositiveInt, Section
-from trb_mlx.config_file import find_config, flatten, load_config, nearest, parse_section, read_yaml
+from trb_mlx.config_file import find_config, load_config, nearest, parse_section, read_yaml
 from trb_mlx.errors import UserError
 from trb_mlx.report.result_folder import digest
 
@@ -227,7 +227,9 @@ def _planned(
         config = load_config(spec.base, pairs)
     except UserError as error:
         raise UserError(f"{where}: methods.{method}: {error}") from error
-    content = {k: v for k, v in flatten(config).items() if not k.startswith("run.")}
+    # Without defaults, so that a key that a later version adds leaves the names as they are; a
+    # default that changes is found out by the check of a resumed run.
+    content = config.model_dump(mode="json", exclude={"run"}, exclude_defaults=True)
     name = f"{variant.replace(' ', '-').replace('=', '')}-s{seed}-{digest(content)}"
     place = {"dir": str(folder / "runs"), "name": name, "adapter_path": None}
     run = config.run.model_copy(update=place)

@@ -37,7 +37,10 @@ class Decoder(Protocol):
         """Read every prompt but its last token, as new rows below the others."""
 
     def read(self, tokens: mx.array) -> mx.array:
-        """Append T tokens a row, int `[B, T]`: the final hidden states or logits (see `Scorer`)."""
+        """Append T tokens a row, int `[B, T]`: what `Scorer.read` gives."""
+
+    def logits(self, tokens: mx.array) -> mx.array:
+        """Append T tokens a row, int `[B, T]`: their logits `[B, T, V]`, at the least cost."""
 
     def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
         """Keep the rows `going` in their order, each without the last `unused` tokens it read."""
@@ -108,6 +111,12 @@ class RowDecoder:
         self._offsets.set(self._offsets.lengths + tokens.shape[1])
         return found
 
+    def logits(self, tokens: mx.array) -> mx.array:
+        """See `Decoder`."""
+        found = self._scorer.logits(tokens, self._layers)
+        self._offsets.set(self._offsets.lengths + tokens.shape[1])
+        return found
+
     def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
         """See `Decoder`."""
         lengths = self._offsets.lengths[list(going)]
@@ -157,6 +166,10 @@ class MergedDecoder:
     def read(self, tokens: mx.array) -> mx.array:
         """See `Decoder`."""
         return self._scorer.read(tokens, self._cache)
+
+    def logits(self, tokens: mx.array) -> mx.array:
+        """See `Decoder`."""
+        return self._scorer.logits(tokens, self._cache)
 
     def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
         """See `Decoder`; nothing can be taken back here."""

@@ -72,7 +72,6 @@ class Alone:
 
     def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
         """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
-        self._scorer = scorer
         self._decoder = make_decoder(scorer)
         self._temperature, self._top_p = sampling.temperature, sampling.top_p
         self._support = min(sampling.support, scorer.merge.size)
@@ -89,7 +88,7 @@ class Alone:
         """See `Drawer`."""
         tokens, logits = [], []
         for place in range(drafts.shape[1]):
-            found = self._scorer.logits_of(self._decoder.read(last[:, None]))[:, 0]
+            found = self._decoder.logits(last[:, None])[:, 0]
             last = self._pick(found, drafts[:, place])
             mx.async_eval(last)  # type: ignore[no-untyped-call]
             tokens.append(last)
@@ -156,7 +155,7 @@ class Blended:
         """The student's block of T tokens after `last` `[B]`, with uniforms `[B, T, 2]`."""
         steps: list[tuple[mx.array, ...]] = []
         for place in range(uniforms.shape[1]):
-            logits = self._student.logits_of(self._ours.read(last[:, None]))[:, 0]
+            logits = self._ours.logits(last[:, None])[:, 0]
             student_logprobs = tempered(logits, self._temperature)
             draft_logprobs = self._behavior.draft(student_logprobs)
             last = inverse_cdf(draft_logprobs, uniforms[:, place])
