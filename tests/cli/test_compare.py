@@ -64,6 +64,7 @@ def test_it_leaves_tables_and_says_what_decides(whole: Path) -> None:
         "table.md",
         "table.json",
         "table.csv",
+        "table.png",
     }
     vanilla, trb = tables(whole)
     assert (vanilla["variant"], trb["variant"]) == ("vanilla", "trb budget=0.1")

@@ -14,6 +14,7 @@ from scipy import stats
 from trb_mlx.errors import RunError
 from trb_mlx.report.compare_spec import CompareSpec
 from trb_mlx.report.comparison import Outcome, compare, problem_scores, training_metrics
+from trb_mlx.report.comparison_figure import draw_differences, write_figure
 from trb_mlx.report.comparison_table import verdict, write_tables
 
 SPEC = CompareSpec.model_validate(
@@ -134,3 +135,21 @@ def test_tables_say_the_same_in_three_forms(tmp_path: Path) -> None:
         lines = [line for line in csv.DictReader(file) if line["method"] == "vanilla"]
     values = [float(line["value"]) for line in lines if line["metric"] == "final.pass@1"]
     assert np.mean(values) == pytest.approx(mean)
+
+
+def test_the_figure_draws_each_difference_with_its_intervals(tmp_path: Path) -> None:
+    runs = [outcome("vanilla", seed, 0.0) for seed in (0, 1)]
+    runs += [outcome("trb", seed, shift) for seed, shift in ((0, 0.1), (1, 0.2))]
+    rows = compare(SPEC, runs)
+    (panel,) = draw_differences(SPEC, rows[1:], ["final.pass@1"]).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["trb"]
+    seeds, problems, zero = panel.lines
+    assert (seeds.get_xdata(), problems.get_xdata()) == (pytest.approx([15]), pytest.approx([15]))
+    assert zero.get_xdata() == [0, 0]
+    whole = rows[1].difference["final.pass@1"]
+    ends = panel.collections[0].get_segments()[0][:, 0]
+    assert ends == pytest.approx([100 * (whole.low or 0), 100 * (whole.high or 0)])
+    assert write_figure(tmp_path / "table.png", SPEC, rows)
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert not write_figure(tmp_path / "none.png", SPEC, rows[:1])
+    assert not (tmp_path / "none.png").exists()

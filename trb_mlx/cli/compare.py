@@ -105,10 +105,16 @@ def _told(spec: CompareSpec, run: PlannedRun) -> None:
 
 def _show(spec: CompareSpec, outcomes: list[Outcome], root: Path, planned: int) -> None:
     from trb_mlx.report.comparison import compare as compared
+    from trb_mlx.report.comparison_figure import write_figure
     from trb_mlx.report.comparison_table import notes, terminal_table, verdict, write_tables
 
     rows = compared(spec, outcomes)
     write_tables(root, spec, rows, planned - len(outcomes))
+    write_figure(root / "table.png", spec, rows)
     Console().print(terminal_table(spec, rows))
-    for line in (*notes(spec, rows), verdict(spec, rows), f"tables in {root}"):
+    for line in (
+        *notes(spec, rows),
+        verdict(spec, rows),
+        f"table.md, .json, .csv and .png in {root}",
+    ):
         click.echo(line)
