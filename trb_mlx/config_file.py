@@ -209,6 +209,8 @@ def _sentence(error: ErrorDetails, section: type[Section]) -> str:
         whole_section = section is Config and len(error["loc"]) == 1
         return f"{path}{'.model' if whole_section else ''} is required and was not given."
     found = error["input"]
+    if kind == "too_short":
+        return f"{path} is {found!r}, expected at least one value."
     if kind == "literal_error" and isinstance(found, str):
         choices = re.findall(r"'([^']+)'", error["msg"])
         return (

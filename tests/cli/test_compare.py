@@ -132,7 +132,7 @@ def test_interrupted_and_given_again_equals_uninterrupted(
     [
         ("  vanilla:\n", "  vanila:\n", "reference vanilla is not a method"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds holds 0 twice"),
-        ("[0.1]", "[]", "methods.trb.sweep.behavior.budget is [] (list)"),
+        ("[0.1]", "[]", "methods.trb.sweep.behavior.budget is [], expected at least one value"),
         ("base: small", "base: smal", "did you mean small?"),
         ("problems: 6", "problems: 30000", "expected 0 to 20000"),
     ],

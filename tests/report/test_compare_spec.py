@@ -108,7 +108,7 @@ def test_a_method_may_be_a_file_or_inline(plan: Any, tmp_path: Path) -> None:
         ({"methods": {"vanilla": None, "trbb": None}}, "methods.trbb: config methods/trbb does"),
         (
             {"methods": {"vanilla": None, "trb": {"sweep": {"behavior.budget": []}}}},
-            "methods.trb.sweep.behavior.budget is [] (list)",
+            "methods.trb.sweep.behavior.budget is [], expected at least one value",
         ),
         (
             {"methods": {"vanilla": None, "trb": {"sweep": {"behavior.budgte": [1.0]}}}},
@@ -119,7 +119,7 @@ def test_a_method_may_be_a_file_or_inline(plan: Any, tmp_path: Path) -> None:
             "methods.trb: small: behavior.budget is 'much' (str)",
         ),
         ({"methods": {"vanilla": None, "trb": {"swep": {}}}}, "methods.trb.swep is not a known"),
-        ({"methods": {}}, "methods is {} (dict)"),
+        ({"methods": {}}, "methods is {}, expected at least one value"),
         (
             {"methods": {"vanilla": None, "trb": {"set": {"eval.prompts": 9}}}},
             "methods.trb changes eval.prompts, which all methods share",
@@ -129,7 +129,7 @@ def test_a_method_may_be_a_file_or_inline(plan: Any, tmp_path: Path) -> None:
             "trb budget=0.1 is asked for twice",
         ),
         ({"seeds": [1, 2, 1]}, "seeds holds 1 twice"),
-        ({"seeds": []}, "seeds is [] (list)"),
+        ({"seeds": []}, "seeds is [], expected at least one value"),
         ({"decides": "final.pass"}, "did you mean final.pass@1?"),
         ({"reference": "vanila"}, "did you mean vanilla?"),
         ({"reference": "trb"}, "reference trb is not a method without a sweep"),
