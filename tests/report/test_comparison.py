@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from trb_mlx.errors import RunError
 from trb_mlx.report.compare_spec import CompareSpec
 from trb_mlx.report.comparison import Outcome, compare, problem_scores, training_metrics
 from trb_mlx.report.comparison_figure import draw_differences, write_figure
-from trb_mlx.report.comparison_table import verdict, write_tables
+from trb_mlx.report.comparison_table import NARROW, SHORT, terminal_table, verdict, write_tables
 
 SPEC = CompareSpec.model_validate(
     {"base": "small", "methods": {"vanilla": None, "trb": None}, "seeds": [0], "early_steps": 10}
@@ -126,7 +128,7 @@ def test_tables_say_the_same_in_three_forms(tmp_path: Path) -> None:
     write_tables(tmp_path, SPEC, rows, missing=2)
     markdown = (tmp_path / "table.md").read_text()
     assert "2 runs are not finished." in markdown
-    assert "| trb * |" in markdown
+    assert "| trb |" in markdown
     assert "+0.0 ± 0.0 pp" in markdown
     found = json.loads((tmp_path / "table.json").read_text())
     assert found["spec"]["decides"] == "final.pass@1"
@@ -135,6 +137,18 @@ def test_tables_say_the_same_in_three_forms(tmp_path: Path) -> None:
         lines = [line for line in csv.DictReader(file) if line["method"] == "vanilla"]
     values = [float(line["value"]) for line in lines if line["metric"] == "final.pass@1"]
     assert np.mean(values) == pytest.approx(mean)
+
+
+def test_a_narrow_terminal_gets_whole_cells_of_fewer_columns() -> None:
+    runs = [outcome(variant, seed, 0.1) for seed in (0, 1) for variant in ("vanilla", "trb a=1")]
+    rows = compare(SPEC, runs)
+    for width, columns in ((200, SHORT), (80, NARROW)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(terminal_table(SPEC, rows, console))
+        heading, *lines = console.export_text().splitlines()
+        assert [column in heading for column in SHORT] == [column in columns for column in SHORT]
+        assert len(lines) == len(rows)  # none is wrapped
+    assert lines[1].startswith("trb a=1 *")  # of a sweep of one, its chosen setting
 
 
 def test_the_figure_draws_each_difference_with_its_intervals(tmp_path: Path) -> None:

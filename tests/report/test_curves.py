@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from report.synthetic import lines, make_run
 
 from trb_mlx.errors import UserError
 from trb_mlx.report.curves import curve, differing, group_runs, read_runs
-from trb_mlx.report.theme import assign_slots, color_of, stroke_of
+from trb_mlx.report.theme import SLOTS, assign_slots, color_of, stroke_of
 
 
 def test_seeds_become_one_method_with_a_band(tmp_path: Path) -> None:
@@ -110,6 +111,29 @@ def test_labels_are_unique(tmp_path: Path) -> None:
     ]
     labels = [method.label for method in group_runs(read_runs(paths))]
     assert labels == ["run-1 … (2 seeds)", "run-3 … (2 seeds)"]
+
+
+def test_methods_of_a_comparison_go_by_their_names_and_colours(tmp_path: Path) -> None:
+    marks: dict[str, dict[str, Any]] = {
+        "vanilla": {},
+        "sft": {"target__sft_steps": 2},
+        "veto": {"target__kind": "veto"},
+    }
+    paths = [
+        str(
+            make_run(
+                tmp_path / f"{name}-s{seed}-0123abc{seed}",
+                behavior__kind="vanilla",
+                train__seed=seed,
+                **mark,
+            )
+        )
+        for name, mark in marks.items()
+        for seed in (0, 1)
+    ]
+    methods = group_runs(read_runs(paths))
+    assert [method.label for method in methods] == [f"{name} (2 seeds)" for name in marks]
+    assert [method.slot for method in methods] == [SLOTS[name] for name in marks]
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:

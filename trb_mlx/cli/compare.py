@@ -111,7 +111,8 @@ def _show(spec: CompareSpec, outcomes: list[Outcome], root: Path, planned: int) 
     rows = compared(spec, outcomes)
     write_tables(root, spec, rows, planned - len(outcomes))
     write_figure(root / "table.png", spec, rows)
-    Console().print(terminal_table(spec, rows))
+    console = Console()
+    console.print(terminal_table(spec, rows, console))
     for line in (
         *notes(spec, rows),
         verdict(spec, rows),

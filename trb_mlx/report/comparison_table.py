@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from trb_mlx.export.files import disk_errors, replacing
@@ -33,6 +34,7 @@ SHORT = (
     "time",
     "tokens",
 )
+NARROW = ("method", "final", "Δ (seeds)", "early", "time")  # where not all columns fit
 
 
 def headings(spec: CompareSpec) -> list[str]:
@@ -55,7 +57,7 @@ def cells(spec: CompareSpec, row: Row) -> list[str]:
     """One row as text; intervals as ± half their width, or as both ends where lopsided."""
     mean = row.over_seeds
     return [
-        row.variant + (" *" if row.chosen else ""),
+        row.variant + (" *" if row.chosen and row.variant != row.method else ""),
         _told("final.pass@1", mean.get("final.pass@1")),
         _told("best.pass@1", mean.get("best.pass@1")),
         _told(spec.decides, row.difference.get(spec.decides), signed=True),
@@ -71,7 +73,7 @@ def _told(metric: str, found: Interval | None, signed: bool = False, ends: bool 
     if found is None:
         return "–"
     percent = metric.endswith(PERCENT)
-    scale, form = (100.0, ".1f") if percent else (1.0, ".4g")
+    scale, form = (100.0, ".1f") if percent else (1.0, ".3g")
     sign = "+" if signed else ""
     unit = (" pp" if signed else "%") if percent else ""
     value = f"{scale * found.value:{sign}{form}}"
@@ -121,13 +123,21 @@ def notes(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def terminal_table(spec: CompareSpec, rows: Sequence[Row]) -> Table:
-    """The table for a terminal, its columns headed in short."""
+def terminal_table(spec: CompareSpec, rows: Sequence[Row], console: Console) -> Table:
+    """The table under short headings, with as many columns as the console has room for."""
+    table = _terminal_table(spec, rows, SHORT)
+    unbounded = console.options.update(max_width=10_000)
+    fits = console.measure(table, options=unbounded).maximum <= console.width
+    return table if fits else _terminal_table(spec, rows, NARROW)
+
+
+def _terminal_table(spec: CompareSpec, rows: Sequence[Row], columns: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for number, heading in enumerate(SHORT):
+    for number, heading in enumerate(columns):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*cells(spec, row))
+        told = dict(zip(SHORT, cells(spec, row), strict=True))
+        table.add_row(*(told[heading] for heading in columns))
     return table
 
 

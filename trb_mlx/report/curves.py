@@ -19,7 +19,8 @@ from trb_mlx.report.theme import assign_slots
 from trb_mlx.report.writers import read_lines
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 
-_SEED = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")  # the end of a name such as trb-seed1
+# The end of a name such as trb-seed1, or of a comparison's trb-s1-0123abcd.
+_SEED = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+(-[0-9a-f]{8})?$")
 # Keys that do not make a run another method: its seed, and where it lies.
 NOT_METHOD = ("train.seed", "run.")
 
@@ -144,8 +145,15 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
 
 
 def _kind(config: Config) -> str:
-    """What a method's colour goes by."""
-    return config.target.kind if config.target.kind == "veto" else config.behavior.kind
+    """A method's name in `configs/methods/`, by which it has its colour."""
+    target = config.target
+    marks = {
+        "sft": target.sft_steps > 0,
+        "veto": target.kind == "veto",
+        "saki": target.corrections == "top_token",
+        "gkd": config.loss.divergence != "reverse_kl",
+    }
+    return next((name for name, marked in marks.items() if marked), config.behavior.kind)
 
 
 def _signature(config: Config) -> tuple[Any, ...]:
@@ -163,7 +171,7 @@ def _label(group: Sequence[RunData]) -> str:
         return group[0].name
     stems = {_SEED.sub("", run.name) for run in group}
     stem = stems.pop() if len(stems) == 1 else ""
-    return f"{stem or group[0].config.behavior.kind} ({len(group)} seeds)"
+    return f"{stem or _kind(group[0].config)} ({len(group)} seeds)"
 
 
 def curve(method: Method, metric: str) -> Curve | None:

@@ -40,7 +40,7 @@ DARK = {
 }
 SERIES = 6
 # A method keeps its colour from one report to the next; what is not listed takes a free one.
-SLOTS = {"trb": 0, "vanilla": 1, "fixed": 2, "skd": 3, "temperature": 4, "veto": 5}
+SLOTS = {"trb": 0, "vanilla": 1, "fixed": 2, "skd": 3, "temperature": 4, "veto": 5, "sft": 11}
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (6, 2, 1, 2), (3, 1.5), (8, 2, 3, 2), (1, 1))
 MARKERS = "osD^vP"
 
