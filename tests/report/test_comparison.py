@@ -17,7 +17,14 @@ from trb_mlx.errors import RunError
 from trb_mlx.report.compare_spec import CompareSpec
 from trb_mlx.report.comparison import Outcome, compare, problem_scores, training_metrics
 from trb_mlx.report.comparison_figure import draw_differences, write_figure
-from trb_mlx.report.comparison_table import NARROW, SHORT, terminal_table, verdict, write_tables
+from trb_mlx.report.comparison_table import (
+    NARROW,
+    SHORT,
+    notes,
+    terminal_table,
+    verdict,
+    write_tables,
+)
 
 SPEC = CompareSpec.model_validate(
     {"base": "small", "methods": {"vanilla": None, "trb": None}, "seeds": [0], "early_steps": 10}
@@ -81,7 +88,8 @@ def test_a_sweeps_setting_is_chosen_by_problems_that_are_not_reported() -> None:
     rows = compare(SPEC, runs)
     assert [row.chosen for row in rows] == [True, False, True]
     assert "trb budget=2 leads" in verdict(SPEC, rows)
-    assert "not decided" in verdict(SPEC, rows)  # one seed has no interval
+    assert "(one seed, no interval: not decided)" in verdict(SPEC, rows)
+    assert "none over seeds, for there is one (0)" in notes(SPEC, rows)[0]
 
 
 def test_equals_are_told_as_such() -> None:

@@ -99,8 +99,12 @@ def verdict(spec: CompareSpec, rows: Sequence[Row]) -> str:
         return f"decides: {spec.decides}: {' and '.join(level)} are level with {told}"
     gap = best.difference.get(spec.decides)
     behind = "" if gap is None else f", {_told(spec.decides, gap, signed=True)} to {spec.reference}"
-    sure = "" if gap is None or _excludes_zero(gap) else " (the interval holds 0: not decided)"
+    sure = "" if gap is None or _excludes_zero(gap) else f" ({_doubt(gap)}: not decided)"
     return f"decides: {spec.decides}: {best.variant} leads with {told}{behind}{sure}"
+
+
+def _doubt(found: Interval) -> str:
+    return "the interval holds 0" if found.low is not None else "one seed, no interval"
 
 
 def _excludes_zero(found: Interval) -> bool:
@@ -110,9 +114,11 @@ def _excludes_zero(found: Interval) -> bool:
 def notes(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
     """What the figures are, in sentences."""
     seeds = max((row.seeds for row in rows), key=len)
+    over = f"Student's t over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    if len(seeds) == 1:
+        over = f"none over seeds, for there is one ({seeds[0]})"
     return [
-        f"{LEVEL:.0%} intervals: Student's t over {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}); (problems): paired BCa bootstrap over problems.",
+        f"{LEVEL:.0%} intervals: {over}; (problems): paired BCa bootstrap over problems.",
         "Paired: at one seed all methods train on the same prompts in the same order, for none may "
         f"change data, batch or seed, and answer the same {spec.problems} held-out problems × "
         f"{spec.samples} (checked by their texts).",
