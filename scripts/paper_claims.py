@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -85,7 +86,7 @@ CLAIMS = (
 )
 
 
-def read_runs(spec: CompareSpec, name: str, root: Any) -> dict[tuple[str, int], Run]:
+def read_runs(spec: CompareSpec, name: str, root: Path) -> dict[tuple[str, int], Run]:
     """The finished runs by (method, seed); of a sweep, its last setting."""
     found: dict[tuple[str, int], Run] = {}
     blended: dict[int, frozenset[int]] = {}
