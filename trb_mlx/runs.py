@@ -24,6 +24,7 @@ from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
+from trb_mlx.report.results import describe_method
 from trb_mlx.report.tracking import make_reporters
 from trb_mlx.report.writers import MetricsWriter, SampleWriter, read_lines
 from trb_mlx.rollout.behavior import make_behavior
@@ -229,7 +230,7 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         console,
         f"{config.student.model} ← {config.teacher.model}: {steps} steps of "
         f"{config.train.prompts_per_step} prompts × {config.rollout.rollouts_per_prompt} rollouts, "
-        f"{method_name(config)}, into {session.folder.path}",
+        f"{describe_method(config)}, into {session.folder.path}",
     )
     if behavior.kind == "trb" and behavior.warmup_steps > steps:
         say(
@@ -246,19 +247,6 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
         say(console, f"{session.plain}, so the logits of a whole micro-batch are held at once")
     if session.trainer.step:
         say(console, f"going on after step {session.trainer.step}")
-
-
-def method_name(config: Config) -> str:
-    """The behavior, and what else differs from matching the teacher by reverse KL."""
-    target, loss = config.target, config.loss
-    parts = [
-        config.behavior.kind,
-        "" if target.kind == "teacher" else target.kind,
-        "" if target.corrections == "match" else f"corrections: {target.corrections}",
-        "" if loss.divergence == "reverse_kl" else loss.divergence,
-        f"after {target.sft_steps} steps of SFT" if target.sft_steps else "",
-    ]
-    return " + ".join(part for part in parts if part)
 
 
 def _why_no_drafts(config: Config, session: _Session) -> str:

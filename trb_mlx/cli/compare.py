@@ -110,12 +110,9 @@ def _show(spec: CompareSpec, outcomes: list[Outcome], root: Path, planned: int) 
 
     rows = compared(spec, outcomes)
     write_tables(root, spec, rows, planned - len(outcomes))
-    write_figure(root / "table.png", spec, rows)
+    drawn = write_figure(root / "table.png", spec, rows)
     console = Console()
     console.print(terminal_table(spec, rows, console))
-    for line in (
-        *notes(spec, rows),
-        verdict(spec, rows),
-        f"table.md, .json, .csv and .png in {root}",
-    ):
+    forms = "table.md, .json, .csv and .png" if drawn else "table.md, .json and .csv"
+    for line in (*notes(spec, rows), verdict(spec, rows), f"{forms} in {root}"):
         click.echo(line)

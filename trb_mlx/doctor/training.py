@@ -86,7 +86,8 @@ def half_precision(dtype: mx.Dtype) -> Sequence[Finding]:
             float(np.abs(np.asarray(log_softmax(logits).astype(mx.float32)) - rounded).max()),
             2e-5,
         ),
-        Finding("loss from float32's by", abs(losses[1] / losses[0] - 1.0), 0.1),
+        # bfloat16 keeps 8 bits, so that a logit may be off by 0.4%; over tokens it averages out.
+        Finding("loss from float32's by", abs(losses[1] / losses[0] - 1.0), 0.01),
     )
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from trb_mlx.config import Config
-
-# behavior.kind → the keys that it reads
-_READS = {
-    "vanilla": (),
-    "trb": ("budget", "warmup_steps"),
-    "fixed": ("budget",),
-    "skd": ("top_k", "teacher_temperature"),
-    "temperature": ("start_temperature", "warmup_steps"),
-}
+from trb_mlx.config import READ_WITH, Config
 
 
 def behavior_words(config: Config) -> str:
     """`trb, budget 0.02, warmup_steps 50`."""
     behavior = config.behavior
-    settings = [f"{key} {getattr(behavior, key)}" for key in _READS[behavior.kind]]
-    return ", ".join([behavior.kind, *settings])
+    read = [
+        key
+        for key in type(behavior).model_fields
+        if behavior.kind in READ_WITH.get(f"behavior.{key}", ("", ()))[1]
+    ]
+    return ", ".join([behavior.kind, *(f"{key} {getattr(behavior, key)}" for key in read)])
 
 
 def divergence_words(config: Config) -> str:

@@ -11,9 +11,8 @@ def machine_memory() -> int:
     """Bytes that models can live in: the GPU's own where MLX tells, else the machine's."""
     if mx.default_device() == mx.Device(mx.gpu):
         info = mx.device_info()
-        size = info.get("memory_size") or info.get(
-            "total_memory"
-        )  # its name depends on the back end
+        # Metal and CUDA name it differently.
+        size = info.get("memory_size") or info.get("total_memory")
         if size:
             return int(size)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

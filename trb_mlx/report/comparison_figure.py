@@ -72,7 +72,7 @@ def _panel(axes: Axes, spec: CompareSpec, rows: Sequence[Row], name: str) -> Non
                 axes.hlines(place, scale * each.low, scale * each.high, color=ink, lw=1.4)
     axes.axvline(0.0, color=LIGHT["muted"], lw=1, dashes=(3, 3), zorder=1)
     axes.set_title(f"{name} less {spec.reference}'s", loc="left", fontsize=9.5, fontweight="bold")
-    axes.set_xlabel("percentage points" if scale > 1 else "")
+    axes.set_xlabel("percentage points" if scale > 1 else "nats a token" if "_kl" in name else "")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
