@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
 from trb_mlx.config_file import unread_keys
+from trb_mlx.data.formats import fill_plain
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.export.adapters import adapter_config
@@ -164,7 +166,9 @@ class _Session:
         self.trainer.hooks = hooks
         with disk_errors("the run's files"):
             self.trainer.run()
-        for line in [*self.ledger.summary(loading), *next_commands(self.config, self.folder)]:
+        tokenizer = self.pair.student.model.tokenizer
+        commands = next_commands(self.config, self.folder, tokenizer)
+        for line in [*self.ledger.summary(loading), *commands]:
             say(console, line, wrap=False)
 
     def hooks(self, console: Console) -> list[Hook]:
@@ -260,7 +264,7 @@ def _why_no_drafts(config: Config, session: _Session) -> str:
     return f"{' and '.join(stuck)} cannot take tokens back, so the teacher is asked at every token"
 
 
-def next_commands(config: Config, folder: RunFolder) -> list[str]:
+def next_commands(config: Config, folder: RunFolder, tokenizer: Any) -> list[str]:
     """The commands that a user is likely to type next."""
     lines = [
         "next:",
@@ -274,6 +278,14 @@ def next_commands(config: Config, folder: RunFolder) -> list[str]:
     if config.student.quantize is None and not Path(model).is_file():
         lines.append(
             f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
-            "--prompt '…'"
+            f"--prompt '{_mlx_lm_prompt(config, tokenizer)}'"
         )
     return lines
+
+
+def _mlx_lm_prompt(config: Config, tokenizer: Any) -> str:
+    """What mlx-lm must be given: without a chat template it reads a prompt as it stands."""
+    if tokenizer.has_chat_template or config.prompt.chat_template is not None:
+        return "…"
+    text = fill_plain(config.prompt.plain, "…", config.prompt.system or "")
+    return text.replace("\n", "\\n")  # which mlx-lm takes for a line's end

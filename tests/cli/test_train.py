@@ -60,7 +60,7 @@ def test_the_output_ends_with_before_after_and_next_commands(finished: Path) -> 
     output = (finished / "output.txt").read_text()
     assert "→" in output
     assert "trb-mlx generate runs/small" in output
-    assert "--adapter-path runs/small/adapters" in output
+    assert "--adapter-path runs/small/adapters --prompt '…\\n'" in output  # no chat template
 
 
 def test_the_same_command_gives_the_same_metrics(finished: Path, trb: Run, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def start(hub: Hub, run: Path, tmp_path: Path) -> Start:
     """`trb-mlx export RUN ...` against the stand-in, with or without a token."""
 
     def begin(*args: str, token: str | None = TOKEN) -> subprocess.Popen[str]:
+        # A shell's background job ignores SIGINT, and so would a child of these tests there.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         home = tmp_path / "home"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         env = {**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HOME": str(home)}
