@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.config import Config, EvalConfig
+from trb_mlx.files import read_lines
 from trb_mlx.inference import Target, generate_text
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
@@ -49,7 +49,7 @@ class Measures:
 
 def gsm8k_texts(path: Path, count: int) -> list[tuple[str, str]]:
     """Questions and worked answers, without the calculator's marks."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+    rows = read_lines(path)[:count]
     return [(row["question"], re.sub(r"<<.*?>>", "", row["answer"])) for row in rows]
 
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "trb_mlx"
 # Top to bottom: a module may import from its own line and the lines above.
 ROOMS = [
     {"errors"},
+    {"files"},
     {"config", "types"},
     {"config_file"},
     {"ops"},

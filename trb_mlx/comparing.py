@@ -17,13 +17,12 @@ from trb_mlx.config import Config
 from trb_mlx.data.held_out import held_out_prompts
 from trb_mlx.errors import RunError, UserError
 from trb_mlx.evaluating import evaluate
-from trb_mlx.export.files import disk_errors, replacing
+from trb_mlx.files import disk_errors, json_line, read_lines, write_text
 from trb_mlx.inference import best_step, open_target
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun
 from trb_mlx.report.comparison import Outcome, problem_scores, training_metrics
 from trb_mlx.report.result_folder import digest
-from trb_mlx.report.writers import read_lines
 from trb_mlx.run_folder import RunFolder, locate
 from trb_mlx.runs import train_run
 
@@ -51,8 +50,8 @@ def finish_run(
                 train_run(run.config, folder, resume, Console(file=log, width=100), teacher)
             found = _evaluated(spec, run, folder, partial(print, file=log), teacher)
         path = _outcome_path(spec, folder)
-        with disk_errors(str(path)), replacing(path) as draft:
-            draft.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        with disk_errors(str(path)):
+            write_text(path, json_line(found))
     mx.clear_cache()
     outcome = read_outcome(spec, run)
     assert outcome is not None

@@ -26,10 +26,10 @@ from trb_mlx.export.folder import check_replaceable, writing_export
 from trb_mlx.export.merged import merge, module_shapes, write_model
 from trb_mlx.export.peft import PEFT_WEIGHTS, peft_arrays, peft_config
 from trb_mlx.export.record import Adapter, read_mlx_adapter
+from trb_mlx.files import read_lines
 from trb_mlx.inference import adapter_file
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
-from trb_mlx.report.writers import read_lines
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 
 

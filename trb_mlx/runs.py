@@ -17,9 +17,9 @@ from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
-from trb_mlx.export.files import disk_errors
 from trb_mlx.export.keeper import Keeper
 from trb_mlx.export.starting import start_from, with_adapter
+from trb_mlx.files import disk_errors, read_lines
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
@@ -28,7 +28,7 @@ from trb_mlx.report.console import Ledger, ProgressHook, say
 from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
 from trb_mlx.report.results import describe_method
 from trb_mlx.report.tracking import make_reporters
-from trb_mlx.report.writers import MetricsWriter, SampleWriter, read_lines
+from trb_mlx.report.writers import MetricsWriter, SampleWriter
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive
 from trb_mlx.rollout.kv_cache import can_rewind

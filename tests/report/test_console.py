@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from trb_mlx.files import read_lines
 from trb_mlx.report.console import Ledger, ProgressHook, clock
-from trb_mlx.report.writers import JsonLines, MetricsWriter, read_lines
+from trb_mlx.report.writers import JsonLines, MetricsWriter
 from trb_mlx.types import StepResult
 
 STEPS = [

@@ -13,7 +13,8 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.config import LoraConfig
 from trb_mlx.errors import UserError
-from trb_mlx.export.files import replacing, save_arrays
+from trb_mlx.export.files import save_arrays
+from trb_mlx.files import replacing
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import lora_layers, lora_parameters

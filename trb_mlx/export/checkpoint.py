@@ -15,7 +15,8 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from trb_mlx.errors import UserError
-from trb_mlx.export.files import load_arrays, replacing_folder, save_arrays
+from trb_mlx.export.files import load_arrays, save_arrays
+from trb_mlx.files import replacing_folder
 
 
 @dataclass(frozen=True)

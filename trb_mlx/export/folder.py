@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.errors import UserError
-from trb_mlx.export.files import disk_errors, replacing_folder
+from trb_mlx.files import disk_errors, replacing_folder
 
 MARKER = "export.json"
 

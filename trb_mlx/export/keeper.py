@@ -8,7 +8,7 @@ from typing import Any
 
 from trb_mlx.export.adapters import save_adapters
 from trb_mlx.export.checkpoint import Progress, save_checkpoint
-from trb_mlx.export.files import disk_errors
+from trb_mlx.files import disk_errors
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.trainer import Hook
 

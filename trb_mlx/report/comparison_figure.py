@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from trb_mlx.export.files import disk_errors, replacing
+from trb_mlx.files import disk_errors, replacing
 from trb_mlx.report.compare_spec import CompareSpec
 from trb_mlx.report.comparison import Row
 from trb_mlx.report.comparison_table import PERCENT

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trb_mlx.export.files import disk_errors, replacing
+from trb_mlx.files import disk_errors, replacing
 from trb_mlx.report.compare_spec import CompareSpec
 from trb_mlx.report.comparison import Row, is_better_higher
 from trb_mlx.report.console import clock

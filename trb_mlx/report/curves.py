@@ -14,9 +14,9 @@ import numpy as np
 from trb_mlx.config import Config
 from trb_mlx.config_file import flatten, load_config
 from trb_mlx.errors import UserError
+from trb_mlx.files import read_lines
 from trb_mlx.report.measures import wilson
 from trb_mlx.report.theme import assign_slots
-from trb_mlx.report.writers import read_lines
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 
 # The end of a name such as trb-seed1, or of a comparison's trb-s1-0123abcd.

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trb_mlx.config import Config, Section
 from trb_mlx.errors import UserError
-from trb_mlx.export.files import replacing
+from trb_mlx.files import replacing
 
 
 class Sizes(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trb_mlx.export.files import disk_errors
+from trb_mlx.files import disk_errors
 from trb_mlx.report.curves import RunData, group_runs, read_runs
 from trb_mlx.report.diagnostics import (
     Diagnostics,

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from trb_mlx import __version__
-from trb_mlx.export.files import replacing
+from trb_mlx.files import replacing
 from trb_mlx.report.charts import Chart
 from trb_mlx.report.curve_charts import SECTIONS, SPECS, chart_of
 from trb_mlx.report.curves import Method, RunData

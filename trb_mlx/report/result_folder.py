@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trb_mlx.errors import UserError
-from trb_mlx.export.files import disk_errors, replacing
-from trb_mlx.report.writers import read_lines
+from trb_mlx.files import append_lines, disk_errors, finite, read_lines, write_lines, write_text
 
 Line = dict[str, Any]
 
@@ -33,8 +31,7 @@ class ResultFolder:
         kept = self.path / "settings.json"
         try:
             if not kept.exists():
-                with replacing(kept) as draft:
-                    draft.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                write_text(kept, json.dumps(settings, indent=2) + "\n")
             found = json.loads(kept.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"evaluation folder {self.path} cannot be used: {error}.") from error
@@ -48,21 +45,19 @@ class ResultFolder:
 
     def rewrite(self, lines: Sequence[Line]) -> None:
         """Replace the finished problems, before going on behind them."""
-        with disk_errors(str(self._lines)), replacing(self._lines) as draft:
-            draft.write_text(_text(lines), encoding="utf-8")
+        with disk_errors(str(self._lines)):
+            write_lines(self._lines, lines)
 
     def append(self, lines: Sequence[Line]) -> None:
         """Add finished problems, on the disk when this returns."""
-        with disk_errors(str(self._lines)), self._lines.open("a", encoding="utf-8") as file:
-            file.write(_text(lines))
-            file.flush()
-            os.fsync(file.fileno())
+        with disk_errors(str(self._lines)):
+            append_lines(self._lines, lines, synced=True)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`."""
         path = self.path / "result.json"
-        with disk_errors(str(path)), replacing(path) as draft:
-            draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        with disk_errors(str(path)):
+            write_text(path, json.dumps(finite(result), indent=2) + "\n")
 
 
 def digest(settings: Any) -> str:
@@ -80,7 +75,3 @@ def file_digest(path: Path) -> str:
 def _slug(name: str) -> str:
     """A name that any file system takes."""
     return re.sub(r"[^\w.-]+", "-", Path(name).stem if "/" in name else name).strip("-.") or "data"
-
-
-def _text(lines: Sequence[Line]) -> str:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trb_mlx.export.files import replacing
+from trb_mlx.files import append_lines, read_lines, write_lines
 from trb_mlx.train.trainer import Hook
 from trb_mlx.types import Rollout, StepResult
 
@@ -21,38 +19,13 @@ class JsonLines:
         self.path = path
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add one line; numbers that are not finite become null, since JSON has none."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
+        """Add one line."""
+        append_lines(self.path, [line])
 
     def cut(self, step: int) -> None:
         """Drop every line after `step`, and a last line that was cut off."""
-        if not self.path.exists():
-            return
-        kept = [line for line in read_lines(self.path) if line["step"] <= step]
-        with replacing(self.path) as draft:
-            draft.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept),
-                encoding="utf-8",
-            )
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a JSON-lines file."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # a line that a crash cut off; nothing follows it
-    return lines
-
-
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in line.items()
-    }
+        if self.path.exists():
+            write_lines(self.path, [line for line in read_lines(self.path) if line["step"] <= step])
 
 
 class MetricsWriter(Hook):

@@ -1,8 +1,7 @@
-"""Files are whole or absent, and adapters are mlx-lm's."""
+"""Adapters are mlx-lm's, and checkpoints come back."""
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from mlx.utils import tree_flatten
 from mlx_lm import load as mlx_lm_load
 
 from trb_mlx.config import LoraConfig, ModelConfig, TrainConfig
-from trb_mlx.errors import RunError, UserError
+from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import adapter_config, load_adapter, save_adapters, snapshot
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from trb_mlx.export.files import disk_errors, replacing, replacing_folder
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
@@ -32,25 +30,6 @@ def trained(pair: Pair, dora: bool = False) -> Stepper:
     add_lora(module, LoraConfig(rank=4, dora=dora), seed=0)
     module.update({"model": {"layers": [{"mlp": {"up_proj": {"lora_b": mx.full((4, 64), 0.3)}}}]}})
     return Stepper(module, Objective(None, None, None), TrainConfig())  # type: ignore[arg-type]
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
-    path, folder = tmp_path / "a.txt", tmp_path / "f"
-    path.write_text("old")
-    folder.mkdir()
-    (folder / "x").write_text("old")
-    for writer, target in ((replacing, path), (replacing_folder, folder)):
-        with pytest.raises(OSError, match="full"), writer(target) as draft:
-            (draft if writer is replacing else draft / "x").write_text("half")
-            raise OSError(errno.ENOSPC, "full")
-    assert path.read_text() == (folder / "x").read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "f"]
-
-
-def test_a_full_disk_is_one_sentence() -> None:
-    with pytest.raises(RunError, match="the checkpoint could not be written: No space left"):
-        with disk_errors("the checkpoint"):
-            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("dora", [False, True])

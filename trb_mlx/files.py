@@ -1,0 +1,156 @@
+"""Files that are whole or absent, also after a power cut, and files of one JSON object a line."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trb_mlx.errors import RunError, UserError
+
+# macOS has it, since fsync does not flush the drive's cache there.
+FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once it is written and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp{path.suffix}")
+    try:
+        yield draft
+        sync(draft)
+        os.replace(draft, path)
+        sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place once it is filled and on the disk."""
+    draft, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for written in (*draft.rglob("*"), draft):
+            sync(written)
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)  # a folder cannot be renamed onto one that is not empty
+        os.replace(draft, path)
+        sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put a text in the place of a file, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, would survive a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        if FULL_SYNC is None:
+            os.fsync(number)
+            return
+        try:
+            fcntl.fcntl(number, FULL_SYNC)
+        except OSError:  # a file system without it, such as a network share
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full or failing disk into one sentence.
+
+    Raises:
+        RunError: instead of any OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"{what} could not be written: {reason}; earlier files are whole."
+        ) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    r"""The objects of a JSON-lines file, in which only `\n` ends a line.
+
+    A last line that a crash cut off is left out.
+
+    Raises:
+        UserError: the file is missing, or a whole line is not UTF-8 or not a JSON object.
+    """
+    try:
+        *whole, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    lines = [_parsed(text, f"{path}:{at}") for at, text in enumerate(whole, 1) if text.strip()]
+    try:
+        return [*lines, _parsed(last, str(path))]
+    except UserError:
+        return lines
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Put objects in the place of a JSON-lines file, whole or not at all."""
+    write_text(path, "".join(json_line(line) for line in lines))
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], synced: bool = False) -> None:
+    """Add objects to a JSON-lines file; `synced`: they are on the disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json_line(line) for line in lines))
+    if synced:
+        sync(path)
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """An object as one line of JSON; numbers that are not finite become null.
+
+    What others may take for a line's end (U+0085, U+2028, U+2029) and halves of surrogate
+    pairs, which UTF-8 cannot hold, are escaped.
+    """
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 text, expected JSON lines.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where} holds a {type(value).__name__}, expected an object.")
+    return value
