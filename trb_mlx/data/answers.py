@@ -33,7 +33,9 @@ _UNIT = re.compile(r"(?P<value>.*[\d}])\s*(?P<unit>%|\\%|[^\W\d_]{2,}(?:[ -][^\W
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '’-][^\W\d_]+)*")
 # Words behind a number that make another number of it, or are no unit at all.
 _NO_UNITS = frozenset(
-    ["hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "halves", "third", "thirds", "quarter", "quarters", "squared", "cubed", "factorial", "pi", "or", "and", "to", "mod", "times", "plus", "minus", "over"]
+    {"hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "halves", "third"}
+    | {"thirds", "quarter", "quarters", "squared", "cubed", "factorial", "pi", "or", "and", "to"}
+    | {"mod", "times", "plus", "minus", "over"}
 )
 LONGEST_VALUE = 200  # characters; longer answers are compared as they are written
 
