@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "trb_mlx"
 # Top to bottom: a module may import from its own line and the lines above.
 ROOMS = [
     {"errors"},
-    {"files"},
+    {"files", "interrupts"},
     {"config", "types"},
     {"config_file"},
     {"ops"},
@@ -26,6 +26,7 @@ ROOMS = [
     {"runs", "inference", "evaluating", "comparing", "side_by_side"},
     {"exports"},  # asks inference which file a checkpoint is
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))

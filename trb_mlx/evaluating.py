@@ -13,10 +13,10 @@ from trb_mlx.data.held_out import held_out_prompts, held_out_source
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
 from trb_mlx.inference import Target
+from trb_mlx.interrupts import watching
 from trb_mlx.report.benchmark import Task, run_task, summarize
 from trb_mlx.report.intervals import Interval
 from trb_mlx.report.result_folder import Line, ResultFolder, digest
-from trb_mlx.train.interrupts import Interrupts
 from trb_mlx.types import Prompt
 
 Say = Callable[[str], None]
@@ -80,7 +80,7 @@ def evaluate(
     settings = _settings(target, task)
     folder = None if parent is None else ResultFolder(parent, name, settings)
     count = len(task.prompts)
-    with Interrupts().watching(), Verifier() as verifier:
+    with watching(), Verifier() as verifier:
         lines = run_task(task, folder, verifier, lambda done: progress(done, count))
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")

@@ -20,6 +20,7 @@ from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
 from trb_mlx.export.keeper import Keeper
 from trb_mlx.export.starting import start_from, with_adapter
 from trb_mlx.files import disk_errors, read_lines
+from trb_mlx.interrupts import Interrupted, shielded
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
@@ -30,7 +31,6 @@ from trb_mlx.report.results import describe_method
 from trb_mlx.report.tracking import make_reporters
 from trb_mlx.report.writers import MetricsWriter, SampleWriter
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.draft_length import Adaptive
 from trb_mlx.rollout.kv_cache import can_rewind
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
@@ -79,9 +79,12 @@ def train_run(
             made = False
             _announce(config, session, console)
             session.run(hooks, console, time.perf_counter() - begun)
-    except BaseException:
+    except BaseException as error:
         if made:
-            discard(folder)
+            with shielded():
+                discard(folder)
+        elif isinstance(error, Interrupted):
+            error.advice = "--resume goes on from here"
         raise
 
 
@@ -146,7 +149,7 @@ class _Session:
         cadence = Cadence(
             train.steps, self.config.eval.every, self.config.run.save_every, train.max_bad_steps
         )
-        work = Work(self.work.train, self._evaluate, self.stepper.rewind)
+        work = Work(self.work.train, self._evaluate, self.work.rewind)
         return Trainer(work, cadence, hooks)
 
     def resume(self) -> None:
@@ -158,8 +161,7 @@ class _Session:
         progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
         self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
         self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped
-        if progress.drafting is not None:
-            self.work.draft_length = Adaptive.restored(progress.drafting)
+        self.work.drafting = progress.drafting
 
     def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
@@ -202,9 +204,7 @@ class _Session:
         )
 
     def _progress(self, step: int) -> Progress:
-        chosen = self.work.draft_length
-        drafting = chosen.state() if isinstance(chosen, Adaptive) else None
-        return Progress(step, self.trainer.bad_steps, self.stepper.skipped, drafting)
+        return Progress(step, self.trainer.bad_steps, self.stepper.skipped, self.work.drafting)
 
     def _evaluate(self, step: int) -> Metrics:
         begun = time.perf_counter()

@@ -12,7 +12,6 @@ from pathlib import Path
 from trb_mlx.errors import RunError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-COMMAND = "from trb_mlx.cli import main; main()"
 POLL_S = 0.2
 
 
@@ -55,7 +54,7 @@ def _start(arguments: Sequence[str], jobs: int, log: Path) -> subprocess.Popen[b
     environment = {**dict.fromkeys(THREADS, share), **os.environ}
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments],
+            [sys.executable, "-m", "trb_mlx", *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,

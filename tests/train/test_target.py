@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
@@ -26,7 +27,7 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import sample
+from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
@@ -181,7 +182,10 @@ def test_a_compiled_loss_is_traced_once_while_scalars_change(pair: Pair) -> None
 
 
 def work(
-    pair: Pair, target: TargetConfig | None = None, draft_length: int = 3, **behavior: object
+    pair: Pair,
+    target: TargetConfig | None = None,
+    draft_length: int | Literal["auto"] = 3,
+    **behavior: object,
 ) -> TrainingWork:
     """A training step's parts with a behavior policy."""
     config = Config(
@@ -201,6 +205,41 @@ def work(
     stepper = Stepper(module, objective, config.train)
     policy = make_behavior(config.behavior)
     return TrainingWork(config, pair, PROMPTS, policy, stepper, lambda rollout: [])
+
+
+@pytest.mark.parametrize("cut", ["rollout", "update", "evaluation"])
+def test_a_step_that_is_cut_off_leaves_nothing_behind(
+    pair: Pair, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved then is what an uninterrupted run has after the step before."""
+
+    class Cut(BaseException):
+        pass
+
+    def fail(*_: object) -> None:
+        raise Cut
+
+    made = work(pair, draft_length="auto", kind="trb", budget=0.3)
+    monkeypatch.setattr("trb_mlx.train.work.measured_costs", lambda *_: {1: {1: 1.0, 2: 1.5}})
+    made.train(0, nullcontext)
+    made.rewind(1)
+    drafting = made.drafting
+    weights = {k: np.array(v) for k, v in tree_flatten(pair.student.model.module.parameters())}
+    assert drafting is not None
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        if cut == "rollout":  # after its last round
+            patch.setattr(
+                "trb_mlx.train.work.sample_blended", lambda *a: sample_blended(*a) and fail()
+            )
+        elif cut == "update":
+            patch.setattr(made.stepper, "update", fail)
+        made.train(1, nullcontext)
+        assert made.drafting != drafting
+        raise Cut
+    made.rewind(1)
+    assert made.drafting == drafting
+    for name, value in tree_flatten(pair.student.model.module.parameters()):
+        np.testing.assert_array_equal(np.array(value), weights[name])
 
 
 def test_a_temperature_warm_up_is_vanilla_bit_for_bit_once_over(pair: Pair) -> None:

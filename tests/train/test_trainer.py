@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
+from trb_mlx import interrupts
 from trb_mlx.errors import RunError
-from trb_mlx.train.interrupts import Interrupted, Interrupts, Shield
+from trb_mlx.interrupts import Interrupted, Shield
 from trb_mlx.train.trainer import Cadence, Hook, Trainer, Work
 from trb_mlx.types import Metrics, StepResult
 
@@ -16,6 +17,7 @@ from trb_mlx.types import Metrics, StepResult
 class Log(Hook):
     def __init__(self) -> None:
         self.events: list[tuple[str, int]] = []
+        self.during_save = 0  # a signal
 
     def on_start(self, step: int) -> None:
         self.events.append(("start", step))
@@ -23,7 +25,12 @@ class Log(Hook):
     def on_step(self, result: StepResult) -> None:
         self.events.append(("evaluated" if "eval" in result.metrics else "step", result.step))
 
+    def on_stop(self, step: int) -> None:
+        self.events.append(("stop", step))
+
     def on_save(self, step: int) -> None:
+        if self.during_save:
+            os.kill(os.getpid(), self.during_save)
         self.events.append(("save", step))
 
     def on_end(self, step: int) -> None:
@@ -31,12 +38,13 @@ class Log(Hook):
 
 
 class Fake:
-    """Counts updates; may be told to fail, or to be interrupted in training or evaluating."""
+    """Counts updates; may be told to fail, or to be stopped in training or evaluating."""
 
     def __init__(self, bad: set[int] = frozenset(), kill: tuple[str, int] = ("", 0)) -> None:  # type: ignore[assignment]
         self.updates = 0
         self.bad = bad
         self.kill = kill
+        self.error: Exception | None = None
 
     def train(self, step: int, shield: Shield) -> StepResult:
         self.interrupt("train", step + 1)
@@ -53,20 +61,24 @@ class Fake:
 
     def interrupt(self, where: str, step: int) -> None:
         if self.kill == (where, step):
+            if self.error:
+                raise self.error
             os.kill(os.getpid(), signal.SIGTERM)
 
     def work(self) -> Work:
         return Work(self.train, self.evaluate, self.rewind)
 
 
+@pytest.fixture(autouse=True)
+def no_earlier_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts._WATCH, "raised", float("-inf"))
+
+
 def run(fake: Fake, steps: int = 5, start: int = 0) -> Log:
-    log = Log()
+    fake.log = log = Log()  # type: ignore[attr-defined]
     trainer = Trainer(fake.work(), Cadence(steps, 2, 3, 2), [log])
-    trainer.step = start
-    try:
-        trainer.run()
-    finally:
-        fake.log = log  # type: ignore[attr-defined]
+    trainer.step = fake.updates = start
+    trainer.run()
     return log
 
 
@@ -118,20 +130,42 @@ def test_an_interruption_keeps_finished_steps_and_takes_back_others(
     assert events[-1] == ("end", saved)
 
 
-def test_a_shield_holds_a_signal_back_until_it_ends() -> None:
-    interrupts, done = Interrupts(), []
-    with interrupts.watching(), pytest.raises(Interrupted):
-        with interrupts.shielded():
-            with interrupts.shielded():
-                os.kill(os.getpid(), signal.SIGINT)
-                done.append("inner")
-            done.append("outer")
-        done.append("never")
-    assert done == ["inner", "outer"]
+@pytest.mark.parametrize(
+    ("kill", "last"),
+    [
+        (("train", 5), [("start", 4), ("end", 4)]),  # nothing is new
+        (("evaluate", 6), [("stop", 5), ("save", 5), ("end", 5)]),
+    ],
+)
+def test_whatever_ends_a_run_its_last_whole_step_is_saved(
+    kill: tuple[str, int], last: list[tuple[str, int]]
+) -> None:
+    """Such as too little memory: the advice is to go on with less."""
+    fake = Fake(kill=kill)
+    fake.error = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(fake, steps=7, start=4)
+    assert fake.log.events[-len(last) :] == last  # type: ignore[attr-defined]
 
 
-def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with Interrupts().watching():
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+def test_signals_do_not_cut_a_save_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "UNWINDING_S", 0.0)
+    fake, log = Fake(kill=("train", 2)), Log()
+    log.during_save = signal.SIGINT
+    with pytest.raises(Interrupted):
+        Trainer(fake.work(), Cadence(5, 2, 3, 2), [log]).run()
+    assert log.events[-3:] == [("stop", 1), ("save", 1), ("end", 1)]
+
+
+def test_a_step_that_a_hook_could_not_keep_does_not_count() -> None:
+    class Full(Hook):
+        def on_step(self, result: StepResult) -> None:
+            if result.step == 5:
+                raise OSError("full")
+
+    fake, log = Fake(), Log()
+    trainer = Trainer(fake.work(), Cadence(9, 0, 3, 2), [Full(), log])
+    with pytest.raises(OSError, match="full"):
+        trainer.run()
+    assert fake.updates == 4
+    assert log.events[-3:] == [("stop", 4), ("save", 4), ("end", 4)]

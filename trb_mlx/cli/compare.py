@@ -12,7 +12,6 @@ from trb_mlx.cli.failures import going_on, told_plainly
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun, load_spec, plan_runs
-from trb_mlx.train.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from trb_mlx.report.comparison import Outcome
@@ -37,7 +36,7 @@ def compare(spec: str, dry_run: bool, jobs: int, only: str | None) -> None:
     if dry_run:
         _list(chosen, runs, root)
         return
-    with going_on(), Interrupts().watching():
+    with going_on():
         outcomes = _finish(chosen, runs, root, spec, jobs, only is not None)
     if only is None:
         _show(chosen, outcomes, root, len(runs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from trb_mlx.errors import RunError, UserError
-from trb_mlx.train.interrupts import Interrupted
+from trb_mlx.interrupts import Interrupted, watching
 
 USER_MISTAKE, FAILURE = 2, 1
 
@@ -26,16 +25,14 @@ def told_plainly(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         quiet_libraries()
         try:
-            return command(*args, **kwargs)
+            with watching():
+                return command(*args, **kwargs)
         except UserError as error:
             _end(str(error), USER_MISTAKE)
         except RunError as error:
             _end(str(error), FAILURE)
         except Interrupted as error:
-            name = signal.Signals(error.signum).name
-            _end(f"stopped by {name}; {error.advice}.", 128 + error.signum)
-        except KeyboardInterrupt:
-            _end("stopped by SIGINT.", 128 + signal.SIGINT)
+            _end(str(error), error.code)
 
     return wrapper
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -27,8 +28,13 @@ SHOWN_ROWS = 8  # steps that the live table keeps in view
 
 
 def say(console: Console, line: str, wrap: bool = True) -> None:
-    """Print a line as it is; a terminal wraps it between words unless it is to be copied."""
-    console.print(line, highlight=False, markup=False, soft_wrap=not (wrap and console.is_terminal))
+    """Print a line as it is; a terminal wraps it between words unless it is to be copied.
+
+    A terminal or pipe that was closed takes nothing, which is no reason to stop a run.
+    """
+    soft_wrap = not (wrap and console.is_terminal)
+    with suppress(OSError):
+        console.print(line, highlight=False, markup=False, soft_wrap=soft_wrap)
 
 
 def cell(metrics: Mapping[str, Any], name: str, form: str) -> str:
@@ -94,12 +100,18 @@ class ProgressHook(Hook):
         if result.metrics.get("skipped"):
             say(self._console, f"step {result.step}: not finite, update skipped")
         if self._live is not None:
-            self._live.update(self._table(result.step))
+            with suppress(OSError):
+                self._live.update(self._table(result.step))
+
+    def on_stop(self, step: int) -> None:
+        """Ask for patience."""
+        say(self._console, f"saving step {step}…")
 
     def on_end(self, step: int) -> None:
         """Leave the last state of the table on the screen."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def _left(self, step: int) -> float:
         """Seconds that the remaining steps will take at the pace so far."""

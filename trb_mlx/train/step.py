@@ -14,9 +14,9 @@ from mlx.utils import tree_map
 
 from trb_mlx.config import TrainConfig
 from trb_mlx.errors import UserError
+from trb_mlx.interrupts import Shield
 from trb_mlx.models.loading import can_compile
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.objective import Objective
 from trb_mlx.types import Metrics, Rollout
 

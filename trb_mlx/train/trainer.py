@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from trb_mlx.errors import RunError
-from trb_mlx.train.interrupts import Interrupted, Interrupts, Shield
+from trb_mlx.interrupts import Interrupted, Shield, shielded, watching
 from trb_mlx.types import Metrics, StepResult
 
 
@@ -18,6 +19,9 @@ class Hook:
 
     def on_step(self, result: StepResult) -> None:
         """A step and its evaluation, if it had one, are done (step 0: evaluation alone)."""
+
+    def on_stop(self, step: int) -> None:
+        """The run is cut off, and its state after `step` updates is saved before it ends."""
 
     def on_save(self, step: int) -> None:
         """The state after `step` updates is to be kept."""
@@ -34,7 +38,7 @@ class Work:
         train: roll out and apply one more update, the update itself under the given shield;
             its metrics hold `skipped`.
         evaluate: metrics on held-out prompts; called before the first update with 0.
-        rewind: take back an update that the given count does not include.
+        rewind: take back whatever came of an update that the given count does not include.
     """
 
     train: Callable[[int, Shield], StepResult]
@@ -68,7 +72,7 @@ class Trainer:
         self._work = work
         self._cadence = cadence
         self.hooks = hooks
-        self._interrupts = Interrupts()
+        self._saved = 0
         self.step = 0  # finished updates
         self.bad_steps = 0  # skipped in a row
 
@@ -76,47 +80,60 @@ class Trainer:
         """Go on from `step` to the last update.
 
         Raises:
-            Interrupted: a signal came; the state was saved first.
+            Interrupted: a signal came; the last whole step was saved first, as it is when
+                anything else ends the run.
             RunError: too many updates in a row were not finite.
         """
-        with self._interrupts.watching():
-            saved = self.step
+        with watching():
+            self._saved = self.step
             try:
                 self._tell("on_start", self.step)
                 if self.step == 0:
                     self._finish(StepResult(0, self._work.evaluate(0)))
                 while self.step < self._cadence.steps:
                     self._advance()
-                    if self._cadence.saves(self.step):
-                        saved = self.step
-            except Interrupted:
-                self._work.rewind(self.step)  # an update whose evaluation was cut off
-                if self.step > saved:
-                    self._tell("on_save", self.step)
+            except BaseException as error:
+                # What made a run fail may make its save fail too, and is what there is to say.
+                quiet = nullcontext() if isinstance(error, Interrupted) else suppress(Exception)
+                with shielded(), quiet:
+                    self._save_last()
                 raise
             finally:
-                self._tell("on_end", self.step)
+                with shielded():
+                    self._tell("on_end", self.step)
+
+    def _save_last(self) -> None:
+        """Save the last whole step where that has not been done yet."""
+        self._work.rewind(self.step)
+        if self.step > self._saved:
+            self._tell("on_stop", self.step)
+            self._save()
+
+    def _save(self) -> None:
+        self._tell("on_save", self.step)
+        self._saved = self.step
 
     def _advance(self) -> None:
         """One update, its evaluation and its events."""
-        result = self._work.train(self.step, self._interrupts.shielded)
+        result = self._work.train(self.step, shielded)
         done = self.step + 1
         if self._cadence.evaluates(done):
             result.metrics.update(self._work.evaluate(done))
         self._finish(result)
 
     def _finish(self, result: StepResult) -> None:
-        with self._interrupts.shielded():
-            self.step = result.step
-            self.bad_steps = self.bad_steps + 1 if result.metrics.get("skipped") else 0
+        with shielded():
             for hook in self.hooks:
                 hook.on_step(result)
+            self.step = result.step
+            self.bad_steps = self.bad_steps + 1 if result.metrics.get("skipped") else 0
             if self.step and self._cadence.saves(self.step):
-                self._tell("on_save", self.step)
+                self._save()
         if self.bad_steps >= self._cadence.max_bad_steps:
             raise RunError(
                 f"step {self.step}: the loss or gradient was not finite {self.bad_steps} times in "
-                "a row (train.max_bad_steps); lower train.learning_rate or look at the data."
+                "a row (train.max_bad_steps); look at the data, or go on after it with --resume "
+                "and a lower train.learning_rate."
             )
 
     def _tell(self, event: str, step: int) -> None:

@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from trb_mlx.config import Config
 from trb_mlx.data.prompts import order
+from trb_mlx.interrupts import Shield
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.rollout.behavior import Behavior
@@ -18,7 +20,6 @@ from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_c
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score
 from trb_mlx.rollout.speculative import Blended
-from trb_mlx.train.interrupts import Shield
 from trb_mlx.train.metrics import reward_metrics, rollout_metrics
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.target import is_supervised
@@ -37,9 +38,27 @@ class TrainingWork:
     rewards: Callable[[Rollout], list[float]]
     keep_hidden: bool = False  # the teacher's hidden states, from rollout to update
     draft_length: DraftLength | None = None  # chosen when the teacher is first asked
+    _before: tuple[int, dict[str, Any] | None] = (-1, None)  # a step, and `drafting` at its begin
+
+    @property
+    def drafting(self) -> dict[str, Any] | None:
+        """What the choice of draft lengths has seen, as a checkpoint keeps it."""
+        return self.draft_length.state() if isinstance(self.draft_length, Adaptive) else None
+
+    @drafting.setter
+    def drafting(self, kept: dict[str, Any] | None) -> None:
+        """Go on with what a checkpoint kept."""
+        self.draft_length = None if kept is None else Adaptive.restored(kept)
+
+    def rewind(self, updates: int) -> None:
+        """Forget an update that the given count does not include, and what its rollout showed."""
+        self.stepper.rewind(updates)
+        if self._before[0] == updates:
+            self.drafting = self._before[1]
 
     def train(self, step: int, shield: Shield) -> StepResult:
         """Update number `step` + 1, with its metrics."""
+        self._before = step, self.drafting
         mx.reset_peak_memory()
         # Dropout is the only thing that draws from MLX's own state, and a resumed run has none.
         mx.random.seed((self.config.train.seed * 1_000_003 + step) % 2**63)

@@ -1,0 +1,95 @@
+"""Ctrl-C, SIGTERM and a closed terminal at any moment, but not amid an update or a file.
+
+Signals belong to the process, so what is known of them does too.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+
+Shield = Callable[[], AbstractContextManager[None]]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# So long after one interruption another is held back, until whoever catches the first is at it.
+UNWINDING_S = 1.0
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to stop; `signum` says which one, `advice` how to go on."""
+
+    def __init__(self, signum: int) -> None:
+        """Remember the signal's number."""
+        super().__init__(signum)
+        self.signum = signum
+        self.advice = ""
+
+    def __str__(self) -> str:
+        """One sentence."""
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"stopped by {signal.Signals(self.signum).name}{advice}."
+
+    @property
+    def code(self) -> int:
+        """What the command exits with, as a shell reports a process that the signal ended."""
+        return 128 + self.signum
+
+
+class _Watch:
+    """What came, and whether it has to wait."""
+
+    def __init__(self) -> None:
+        self.shields = 0
+        self.pending: int | None = None
+        self.raised = float("-inf")  # when, by the monotonic clock
+
+    def receive(self, signum: int, _: FrameType | None) -> None:
+        """The handler of all `SIGNALS`."""
+        if self.shields or time.monotonic() < self.raised + UNWINDING_S:
+            self.pending = signum
+        else:
+            self.interrupt(signum)
+
+    def interrupt(self, signum: int) -> None:
+        """Stop what is running."""
+        self.pending, self.raised = None, time.monotonic()
+        raise Interrupted(signum)
+
+
+_WATCH = _Watch()
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Raise `Interrupted` inside when a signal comes, and put the handlers back afterwards.
+
+    SIGHUP stays ignored where it was (nohup). Outside the main thread nothing is installed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number, handler in before.items():
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:
+                signal.signal(number, _WATCH.receive)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Finish what is inside first; a signal that came meanwhile is raised afterwards."""
+    _WATCH.shields += 1
+    try:
+        yield
+    finally:
+        _WATCH.shields -= 1
+    if _WATCH.pending is not None and not _WATCH.shields:
+        _WATCH.interrupt(_WATCH.pending)
