@@ -15,7 +15,8 @@ from mlx.utils import tree_flatten
 from tiny import EXTRAS, make_model
 
 from trb_mlx.config import BehaviorConfig, LoraConfig, LossConfig, ModelConfig, TrainConfig
-from trb_mlx.export.adapters import WEIGHTS, adapter_config, load_adapter, save_adapters
+from trb_mlx.export.adapters import WEIGHTS, adapter_config, save_adapters
+from trb_mlx.export.apply import load_adapter
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, load_pair

@@ -11,7 +11,8 @@ from typing import Any
 from trb_mlx.config import Config, ModelConfig, QuantizeConfig
 from trb_mlx.config_file import load_config, nearest
 from trb_mlx.errors import UserError
-from trb_mlx.export.adapters import CONFIG, WEIGHTS, load_adapter
+from trb_mlx.export.adapters import CONFIG, WEIGHTS
+from trb_mlx.export.apply import load_adapter
 from trb_mlx.export.base import (
     check_family,
     check_shapes,

@@ -12,7 +12,8 @@ from trb_mlx.config_file import load_config
 from trb_mlx.data.prompts import make_formatter
 from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
-from trb_mlx.export.adapters import WEIGHTS, load_adapter, snapshot
+from trb_mlx.export.adapters import WEIGHTS, snapshot
+from trb_mlx.export.apply import load_adapter
 from trb_mlx.files import read_lines
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, single

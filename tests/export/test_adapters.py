@@ -13,7 +13,8 @@ from mlx_lm import load as mlx_lm_load
 
 from trb_mlx.config import LoraConfig, ModelConfig, TrainConfig
 from trb_mlx.errors import UserError
-from trb_mlx.export.adapters import adapter_config, load_adapter, save_adapters, snapshot
+from trb_mlx.export.adapters import adapter_config, save_adapters, snapshot
+from trb_mlx.export.apply import load_adapter
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
@@ -48,7 +49,9 @@ def test_mlx_lm_loads_our_adapters(
     np.testing.assert_allclose(np.asarray(model.module(IDS)), ours, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["absent", "other base", "truncated", "not json"])
+@pytest.mark.parametrize(
+    "damage", ["absent", "other base", "truncated", "not json", "not finite", "a matrix less"]
+)
 def test_a_bad_adapter_is_told(
     pair: Pair, folders: tuple[Path, Path], tmp_path: Path, damage: str
 ) -> None:
@@ -61,6 +64,12 @@ def test_a_bad_adapter_is_told(
         weights.unlink()
     elif damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:300])
+    elif damage in ("not finite", "a matrix less"):
+        arrays = mx.load(str(weights))
+        array = arrays.pop(min(arrays))
+        if damage == "not finite":
+            arrays["model.layers.0.mlp.down_proj.lora_a"] = array * float("nan")
+        mx.save_safetensors(str(weights), arrays)
     elif damage == "not json":
         (folder / "adapter_config.json").write_text("{")
     else:
@@ -71,6 +80,40 @@ def test_a_bad_adapter_is_told(
         load_adapter(load_model(ModelConfig(model=str(base))), folder, weights)
     assert "\n" not in str(caught.value)
     assert "adapter" in str(caught.value)
+
+
+@pytest.mark.parametrize(("extra", "factor"), [({}, 2.0), ({"use_dora": False}, 1.0)])
+def test_an_adapter_of_an_early_mlx_lm_is_read(
+    pair: Pair, folders: tuple[Path, Path], tmp_path: Path, extra: dict[str, bool], factor: float
+) -> None:
+    """It names its blocks `lora_layers`, no keys, and an alpha that scaled until 0.14.3."""
+    module = pair.student.model.module
+    add_lora(module, LoraConfig(rank=4, scale=3.0 * factor, keys=["self_attn.v_proj"]), seed=0)
+    for layer in module.layers:
+        layer.self_attn.v_proj.lora_b = mx.full(layer.self_attn.v_proj.lora_b.shape, 0.2)
+    save_adapters(tmp_path, module, {}, 1)
+    parameters = {"rank": 4, "alpha": 8, "scale": 3.0, "dropout": 0.0}
+    config = {"lora_layers": 16, "lora_parameters": parameters} | extra
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    model = load_model(ModelConfig(model=str(folders[0])))
+    assert load_adapter(model, tmp_path, tmp_path / "adapters.safetensors") == []
+    np.testing.assert_allclose(np.asarray(model.module(IDS)), np.asarray(module(IDS)), atol=1e-5)
+
+
+def test_a_full_fine_tune_of_mlx_lm_is_read(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    model = load_model(ModelConfig(model=str(folders[0])))
+    whole = mx.full(model.module.layers[0].mlp.up_proj.weight.shape, 0.5)
+    weights = tmp_path / "adapters.safetensors"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "full"}))
+    for array, expected in ((whole, None), (whole * float("nan"), "not finite"), (whole[0], "64")):
+        mx.save_safetensors(str(weights), {name: array})
+        if expected is None:
+            assert load_adapter(model, tmp_path, weights) == []
+            assert model.module.layers[0].mlp.up_proj.weight.max().item() == 0.5
+        else:
+            with pytest.raises(UserError, match=expected):
+                load_adapter(model, tmp_path, weights)
 
 
 def test_checkpoints_come_back_bit_for_bit_and_old_ones_go(pair: Pair, tmp_path: Path) -> None:

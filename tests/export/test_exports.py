@@ -207,12 +207,16 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert not (run / "export").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no config", "no adapters"])
+@pytest.mark.parametrize("damage", ["truncated", "no config", "no adapters", "not finite"])
 def test_a_damaged_run_is_told(folders: tuple[Path, Path], run: Path, damage: str) -> None:
     make_run(run, str(folders[0]))
     weights = run / "adapters/adapters.safetensors"
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:300])
+    elif damage == "not finite":
+        arrays = mx.load(str(weights))
+        arrays[min(arrays)][0, 0] = float("nan")
+        mx.save_safetensors(str(weights), arrays)
     elif damage == "no config":
         (run / "adapters/adapter_config.json").unlink()
     else:

@@ -72,6 +72,10 @@ def test_both_formats_hold_the_same_adapter(exported: dict[str, Path]) -> None:
         ({"bias": "all"}, "has bias = 'all'"),
         ({"modules_to_save": ["lm_head"]}, "has modules_to_save ="),
         ({"use_dora": True}, "expected lora_a, lora_b, m"),
+        ({"use_dora": "yes"}, "use_dora is 'yes', expected true or false"),
+        ({"lora_dropout": 1.5}, "dropout is 1.5, expected 0 or more and below 1"),
+        ({"lora_dropout": "some"}, "dropout is 'some'"),
+        ({"r": True}, "r is True"),
     ],
 )
 def test_what_mlx_lm_cannot_hold_is_refused(
@@ -83,11 +87,92 @@ def test_what_mlx_lm_cannot_hold_is_refused(
 
 
 @pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora_ga", "new"]
+)
+def test_initialisations_that_change_the_base_are_refused(
+    copy: Callable[[str], Path], start: str
+) -> None:
+    folder = copy("peft")
+    change(folder, init_lora_weights=start)
+    refused(folder, f"has init_lora_weights = {start!r}, which changes the weights of the base")
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "eva", "mica", None])
+def test_initialisations_that_leave_the_base_alone_are_taken(
+    copy: Callable[[str], Path], start: object
+) -> None:
+    folder = copy("peft")
+    change(folder, init_lora_weights=start)
+    assert read_adapter(folder).rank == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("alora_invocation_tokens", [3, 4]),
+        ("use_qalora", True),
+        ("use_bdlora", {"nblocks": 2}),
+        ("velora_config", {"rank": 1}),
+        ("monteclora_config", {"num_samples": 4}),
+        ("kasa_config", {"beta": 0.1}),
+        ("arrow_config", {"top_k": 2}),
+        ("layer_replication", [[0, 1], [0, 1]]),
+        ("trainable_token_indices", {"embed_tokens": [1]}),
+        ("target_parameters", ["mlp.experts.gate_up_proj"]),
+        ("lora_bias", True),
+        ("alpha_pattern", {"q_proj": 3}),
+        ("ensure_weight_tying", True),
+        ("invented_in_2031", "much"),
+    ],
+)
+def test_any_key_that_is_not_known_has_to_be_at_its_default(
+    copy: Callable[[str], Path], key: str, value: object
+) -> None:
+    folder = copy("peft")
+    change(folder, **{key: value})
+    refused(folder, f"has {key} = ")
+    for default in (None, False, [], {}, ""):
+        change(folder, **{key: default})
+        assert read_adapter(folder).rank == 4
+
+
+def test_an_old_config_that_lacks_later_keys_is_read(copy: Callable[[str], Path]) -> None:
+    folder = copy("peft")
+    kept = ("peft_type", "r", "lora_alpha", "target_modules")
+    details = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({key: details[key] for key in kept}))
+    assert read_adapter(folder).scale == 2.0
+
+
+@pytest.mark.parametrize(
+    ("extra", "scale"),
+    [({}, 20.0), ({"use_dora": False}, 10.0), ({"lora_layers": 1, "num_layers": 2}, 10.0)],
+)
+def test_old_mlx_lm_configs_are_read_as_their_mlx_lm_did(
+    copy: Callable[[str], Path], extra: dict[str, object], scale: float
+) -> None:
+    """Before 0.14.3 alpha over rank multiplied the scale; `num_layers`, if there, says new."""
+    folder = copy("mlx-lm")
+    details = json.loads((folder / CONFIG).read_text())
+    for key in ("num_layers", "fine_tune_type"):
+        del details[key]
+    parameters = {"rank": 4, "alpha": 8, "dropout": 0.0, "scale": 10.0}
+    details |= {"lora_layers": 2, "lora_parameters": parameters} | extra
+    (folder / CONFIG).write_text(json.dumps(details))
+    adapter = read_adapter(folder)
+    assert adapter.scale == scale
+    assert adapter.keys is None or set(adapter.keys) == set(adapter.modules)
+
+
+@pytest.mark.parametrize(
     ("values", "expected"),
     [
         ({"lora_parameters": {"rank": 4}}, "lacks or garbles 'scale'"),
         ({"lora_parameters": 3}, "lacks or garbles"),
         ({"num_layers": "all"}, "lacks or garbles"),
+        ({"stop_ids": 3}, "lacks or garbles"),
+        ({"lora_parameters": {"rank": 4, "scale": "nan"}}, "are not both positive"),
+        ({"lora_parameters": {"rank": 4, "scale": 1.0, "keys": 3}}, "lacks or garbles"),
         ({"fine_tune_type": "full"}, "is a 'full' fine-tune"),
     ],
 )
@@ -166,3 +251,17 @@ def test_strange_tensors_are_refused(
     arrays = mx.load(str(folder / PEFT_WEIGHTS))
     mx.save_safetensors(str(folder / PEFT_WEIGHTS), {**arrays, name: value})
     refused(folder, expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["peft", "mlx-lm"])
+def test_values_that_are_not_finite_are_refused_by_their_tensor(
+    copy: Callable[[str], Path], kind: str, value: float
+) -> None:
+    folder = copy(kind)
+    (path,) = folder.glob("*.safetensors")
+    arrays = mx.load(str(path))
+    name = max(arrays)
+    arrays[name][0, 0] = value
+    mx.save_safetensors(str(path), arrays)
+    refused(folder, f"{name} holds values that are not finite")

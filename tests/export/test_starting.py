@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ KINDS = {
     "last block": [("lora.num_layers", 1)],
     "some keys": [("lora.keys", ["self_attn.q_proj"]), ("lora.scale", 0.3)],
     "full names": [("lora.keys", ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"])],
+    "first block": [("lora.keys", ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"])],
 }
 
 
@@ -97,6 +99,23 @@ def test_a_conflict_with_the_lora_section_is_told(
     with pytest.raises(UserError, match=f"leave lora.{key} out") as caught:
         with_adapter(config(folders[0], tmp_path / "run/adapters", (f"lora.{key}", value)))
     assert f"lora.{key} is {value!r}" in str(caught.value)
+
+
+def test_keys_of_a_run_that_named_modules_by_block_are_kept(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """PEFT may list every block; a config with the short names of all of them says the same."""
+    make_run(tmp_path / "run", str(folders[0]), [("lora.keys", ["self_attn.q_proj"])])
+    folder = export_run(Request(str(tmp_path / "run"), "peft")).path
+    details = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps(details | {"layers_to_transform": [0, 1]})
+    )
+    full = [f"model.layers.{block}.self_attn.q_proj" for block in (0, 1)]
+    assert with_adapter(config(folders[0], folder)).lora.keys == full
+    short = with_adapter(config(folders[0], folder, ("lora.keys", ["self_attn.q_proj"])))
+    assert short.lora.keys == ["self_attn.q_proj"]
+    assert with_adapter(short) == short
 
 
 @pytest.mark.parametrize("form", ["peft", "mlx-lm"])

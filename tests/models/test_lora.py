@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from trb_mlx.config import LoraConfig, ModelConfig, QuantizeConfig
 from trb_mlx.errors import UserError
 from trb_mlx.models.loading import load_model
-from trb_mlx.models.lora import add_lora, checkpoint_layers
+from trb_mlx.models.lora import adapted_modules, add_lora, checkpoint_layers
 
 IDS = mx.array([[5, 6, 7, 8]])
 
@@ -68,6 +68,34 @@ def test_keys_that_match_nothing_are_told(folders: tuple[Path, Path]) -> None:
     module = load_model(ModelConfig(model=str(folders[0]))).module
     with pytest.raises(UserError, match=r"match no layer; try mlp.down_proj"):
         add_lora(module, LoraConfig(keys=["attention.query"]), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("self_attn.k_prj", "did you mean self_attn.k_proj?"),
+        ("q_proj", "did you mean self_attn.q_proj?"),
+        ("model.layers.7.mlp.up_proj", "did you mean mlp.up_proj?"),
+        ("zzz", "known: mlp.down_proj"),
+    ],
+)
+def test_a_misspelt_key_beside_right_ones_is_told(
+    folders: tuple[Path, Path], key: str, meant: str
+) -> None:
+    module = load_model(ModelConfig(model=str(folders[0]))).module
+    with pytest.raises(UserError, match=rf"lora.keys: {key} matches no layer") as caught:
+        add_lora(module, LoraConfig(keys=["self_attn.q_proj", key]), seed=0)
+    assert meant in str(caught.value)
+
+
+def test_a_key_of_a_block_without_adapters_is_told(folders: tuple[Path, Path]) -> None:
+    """Names in full are taken from any block, others from the last `num_layers` alone."""
+    module = load_model(ModelConfig(model=str(folders[0]))).module
+    keys = ["self_attn.q_proj", "model.layers.0.mlp.up_proj"]
+    add_lora(module, LoraConfig(keys=keys, num_layers=1), seed=0)
+    adapted = {name for name, m in module.named_modules() if "lora_a" in m}
+    assert adapted == {"model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"}
+    assert adapted_modules(module, ["mlp"], -1) == {"model.layers.0.mlp", "model.layers.1.mlp"}
 
 
 def test_checkpointing_leaves_gradients_and_the_teacher_alone(folders: tuple[Path, Path]) -> None:

@@ -16,7 +16,9 @@ from export.making import make_run
 from mlx.utils import tree_flatten
 from tiny import EXTRAS, make_model
 
+from trb_mlx.errors import UserError
 from trb_mlx.export.base import FAMILIES
+from trb_mlx.export.peft_keys import FREE, check_keys
 from trb_mlx.exports import Request, export_run
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install '.[parity]'")
@@ -149,37 +151,75 @@ def test_a_packed_gguf_student_comes_with_its_base(kind: str, tmp_path: Path) ->
     )
 
 
-def test_peft_trained_adapters_can_be_started_from(
-    family: Callable[..., Path], tmp_path: Path
-) -> None:
-    """An adapter that PEFT itself wrote gives the same logits under MLX."""
+def started(base: Path, adapter: Path) -> tuple[Any, Any]:
+    """A student that starts from an adapter, and the `lora` section that it gave."""
     from trb_mlx.config_file import load_config
     from trb_mlx.export.starting import start_from, with_adapter
     from trb_mlx.models.loading import load_model
 
-    base = family("qwen3")
-    torch.manual_seed(0)
-    settings = peft.LoraConfig(
-        r=4,
-        lora_alpha=6,
-        target_modules=["q_proj", "up_proj"],
-        use_rslora=True,
-        init_lora_weights=False,
-        task_type="CAUSAL_LM",
-    )
-    theirs = peft.get_peft_model(torch_model(base), settings).eval()
-    theirs.save_pretrained(tmp_path / "theirs")
-    config = with_adapter(
-        load_config(
-            None,
-            [
-                ("student.model", str(base)),
-                ("teacher.model", str(base)),
-                ("student.adapter", str(tmp_path / "theirs")),
-            ],
-        )
-    )
-    assert (config.lora.rank, config.lora.scale) == (4, 3.0)
+    keys = [("student.model", str(base)), ("teacher.model", str(base))]
+    config = with_adapter(load_config(None, [*keys, ("student.adapter", str(adapter))]))
     student = load_model(config.student)
     start_from(student.module, config)
+    return student, config.lora
+
+
+STARTS: dict[str, dict[str, Any]] = {
+    "rank-stabilised": {"use_rslora": True},
+    "one of the first blocks": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "a block by its number": {"layers_to_transform": 1},
+    "a pattern": {"target_modules": r".*\.0\..*\.(q_proj|down_proj)"},
+    "all but some": {"exclude_modules": ["model.layers.1.self_attn.q_proj"]},
+    "DoRA": {"use_dora": True},
+    "full names": {"target_modules": ["model.layers.0.self_attn.q_proj"]},
+}
+
+
+@pytest.mark.parametrize("changes", STARTS.values(), ids=STARTS)
+def test_adapters_of_peft_can_be_started_from(
+    changes: dict[str, Any], family: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An adapter that PEFT itself wrote gives the same logits under MLX."""
+    base = family("qwen3")
+    torch.manual_seed(0)
+    values = {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": False} | changes
+    settings = peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **values)
+    theirs = peft.get_peft_model(torch_model(base), settings).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    student, lora = started(base, tmp_path / "theirs")
+    assert (lora.rank, lora.scale) == (4, 3.0 if settings.use_rslora else 1.5)
     np.testing.assert_allclose(mlx_logprobs(student), torch_logprobs(theirs), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "start", [True, "gaussian", "orthogonal", "mica", "pissa", "pissa_niter_2", "olora"]
+)
+def test_an_initialisation_is_taken_if_it_leaves_the_base_alone(
+    start: Any, family: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = family("llama")
+    before = torch_model(base).state_dict()
+    targets = ["q_proj", "down_proj"]
+    settings = peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=start)
+    theirs = peft.get_peft_model(torch_model(base), settings)
+    theirs.save_pretrained(tmp_path / "theirs")
+    after = theirs.get_base_model().state_dict()
+    names = [name for name in before if name.endswith(("q_proj.weight", "down_proj.weight"))]
+    alike = all(
+        torch.equal(before[n], after[n.replace(".weight", ".base_layer.weight")]) for n in names
+    )
+    if alike:
+        started(base, tmp_path / "theirs")
+    else:
+        with pytest.raises(UserError, match="init_lora_weights"):
+            started(base, tmp_path / "theirs")
+
+
+def test_every_key_of_peft_is_free_or_refused_beside_its_default(tmp_path: Path) -> None:
+    """A key that a later PEFT brings is either known by then or refused."""
+    defaults = peft.LoraConfig().to_dict()
+    check_keys(tmp_path, defaults)
+    for key in set(defaults) - FREE - {"init_lora_weights"}:
+        with pytest.raises(UserError, match=key):
+            check_keys(tmp_path, defaults | {key: "another"})
+    assert set(defaults) >= FREE - {"runtime_config"}

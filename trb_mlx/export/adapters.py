@@ -12,11 +12,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from trb_mlx.config import LoraConfig
-from trb_mlx.errors import UserError
 from trb_mlx.export.files import save_arrays
 from trb_mlx.files import replacing
-from trb_mlx.models import mlxlm
-from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import lora_layers, lora_parameters
 
 WEIGHTS = "adapters.safetensors"
@@ -50,33 +47,3 @@ def save_adapters(folder: Path, module: nn.Module, config: dict[str, Any], step:
 def snapshot(folder: Path, step: int) -> Path:
     """The numbered file of one step, as mlx-lm names it."""
     return folder / f"{step:07d}_{WEIGHTS}"
-
-
-def load_adapter(model: LanguageModel, folder: Path, weights: Path) -> list[int]:
-    """Put mlx-lm adapters on a model in place.
-
-    Args:
-        model: the base.
-        folder: holds `adapter_config.json` and `adapters.safetensors`.
-        weights: the file to use, one of the folder's snapshots perhaps.
-
-    Returns:
-        The EOS ids of the pair that trained them (empty for an adapter of another tool).
-
-    Raises:
-        UserError: a file is missing or damaged, or the adapter is of another base.
-    """
-    if not (folder / CONFIG).is_file() or not weights.is_file():
-        raise UserError(
-            f"adapter {folder} has no {CONFIG} with {weights.name}; "
-            "expected a folder as mlx-lm writes it."
-        )
-    try:
-        mlxlm.load_adapters(model.module, str(folder))
-        model.module.load_weights(str(weights), strict=False)
-        stops = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("stop_ids", [])
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"adapter {folder} does not fit {model.name}: {reason}") from error
-    model.module.eval()
-    return list(stops)

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import CONFIG
+from trb_mlx.export.peft_keys import check_keys, is_on, positive
 from trb_mlx.export.record import Adapter, checked, read_arrays, read_json
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -79,7 +80,7 @@ def peft_config(adapter: Adapter, base: str, revision: str | None, blocks: int) 
 def _targets(modules: Iterable[str], blocks: int) -> dict[str, Any]:
     """Suffixes where the same modules of each block are adapted, else every full name."""
     names = sorted(modules)
-    shared = _shared_suffixes(names)
+    shared = shared_suffixes(names)
     if shared is None:
         return {"target_modules": names, "layers_to_transform": None, "layers_pattern": None}
     layers, suffixes = shared
@@ -88,7 +89,7 @@ def _targets(modules: Iterable[str], blocks: int) -> dict[str, Any]:
     return {"target_modules": suffixes, "layers_to_transform": layers, "layers_pattern": "layers"}
 
 
-def _shared_suffixes(names: Iterable[str]) -> tuple[list[int], list[str]] | None:
+def shared_suffixes(names: Iterable[str]) -> tuple[list[int], list[str]] | None:
     """The blocks and the modules in each of them, or None where they differ from block to block."""
     by_block: dict[int, set[str]] = {}
     for name in names:
@@ -110,32 +111,37 @@ def read_peft_adapter(folder: Path) -> Adapter:
             layers cannot hold.
     """
     details = read_json(folder / CONFIG)
-    _check_supported(folder, details)
+    check_keys(folder, details)
     arrays = dict(_mlx_array(folder, *item) for item in read_arrays(folder / PEFT_WEIGHTS).items())
     modules = sorted({name.rpartition(".")[0] for name in arrays})
     rank = details.get("r")
-    if not isinstance(rank, int) or rank < 1:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise UserError(f"adapter {folder}: r is {rank!r}, expected a positive whole number.")
+    by_root = is_on(folder, details, "use_rslora")
     return checked(
         Adapter(
             source=str(folder),
             rank=rank,
-            scale=_scale(folder, details, rank),
-            dropout=float(details.get("lora_dropout") or 0.0),
-            dora=bool(details.get("use_dora")),
-            keys=_keys(modules),
+            scale=positive(folder, details, "lora_alpha") / (math.sqrt(rank) if by_root else rank),
+            dropout=details.get("lora_dropout") or 0.0,
+            dora=is_on(folder, details, "use_dora"),
+            keys=_keys(modules, details),
             num_layers=-1,
             arrays=arrays,
         )
     )
 
 
-def _keys(modules: list[str]) -> tuple[str, ...]:
-    """mlx-lm's keys: suffixes where blocks 0 to n − 1 are alike, else full names.
-
-    Whether the base has more blocks than that is seen when the adapter is put on it.
-    """
-    shared = _shared_suffixes(modules) if modules else None
+def _keys(modules: list[str], details: Mapping[str, Any]) -> tuple[str, ...]:
+    """mlx-lm's keys: suffixes where the config names modules of every block, else full names."""
+    targets = details.get("target_modules")
+    everywhere = (
+        isinstance(targets, list)
+        and not any("layers." in str(target) for target in targets)
+        and details.get("layers_to_transform") is None
+        and not details.get("exclude_modules")
+    )
+    shared = shared_suffixes(modules) if modules and everywhere else None
     if shared is not None and shared[0] == list(range(len(shared[0]))):
         return tuple(shared[1])
     return tuple(modules)
@@ -148,33 +154,3 @@ def _mlx_array(folder: Path, name: str, array: mx.array) -> tuple[str, mx.array]
             f"adapter {folder}: {name} is no LoRA matrix of a linear layer; no other can be used."
         )
     return f"{match[1]}.{_OURS[match[2]]}", mx.contiguous(array.T).astype(mx.float32)
-
-
-def _scale(folder: Path, details: Mapping[str, Any], rank: int) -> float:
-    alpha = details.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise UserError(f"adapter {folder}: lora_alpha is {alpha!r}, expected a positive number.")
-    return alpha / (math.sqrt(rank) if details.get("use_rslora") else rank)
-
-
-def _check_supported(folder: Path, details: Mapping[str, Any]) -> None:
-    kind = str(details.get("peft_type", "")).rpartition(".")[2]
-    if kind != "LORA":
-        raise UserError(f"adapter {folder} is of PEFT's type {kind or 'unknown'}, expected LORA.")
-    plain = {
-        "rank_pattern": ({}, None),
-        "alpha_pattern": ({}, None),
-        "bias": ("none", None),
-        "modules_to_save": ([], None),
-        "fan_in_fan_out": (False, None),
-        "lora_bias": (False, None),
-        "target_parameters": ([], None),
-        "layer_replication": ([], None),
-        "trainable_token_indices": ([], {}, None),
-    }
-    for key, allowed in plain.items():
-        if details.get(key) not in allowed:
-            raise UserError(
-                f"adapter {folder} has {key} = {details[key]!r}, which mlx-lm cannot hold; "
-                "expected one rank and scale for all of it."
-            )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,29 +51,44 @@ def read_mlx_adapter(folder: Path, weights: Path | None = None) -> Adapter:
         UserError: a file is missing or damaged, or the adapter is of no known kind.
     """
     details = read_json(folder / CONFIG)
-    kind = details.get("fine_tune_type", "lora")
+    kind = details.get("fine_tune_type") or ("dora" if details.get("use_dora") is True else "lora")
     if kind not in ("lora", "dora"):
         raise UserError(f"adapter {folder} is a {kind!r} fine-tune, expected lora or dora.")
+    arrays = read_arrays(weights or folder / WEIGHTS)
     try:
         parameters = details["lora_parameters"]
-        keys = parameters.get("keys")
+        is_old = "lora_layers" in details and "num_layers" not in details
+        modules = tuple(sorted({name.rpartition(".")[0] for name in arrays}))
+        keys = modules if is_old else parameters.get("keys")
         adapter = Adapter(
             source=str(folder),
             rank=int(parameters["rank"]),
-            scale=float(parameters["scale"]),
-            dropout=float(parameters.get("dropout", 0.0)),
+            scale=float(parameters["scale"]) * (_old_factor(details) if is_old else 1.0),
+            dropout=parameters.get("dropout", 0.0),
             dora=kind == "dora",
-            keys=None if keys is None else tuple(keys),
-            num_layers=int(details["num_layers"]),
-            arrays=read_arrays(weights or folder / WEIGHTS),
-            stop_ids=tuple(details.get("stop_ids", ())),
+            keys=None if keys is None else tuple(str(key) for key in keys),
+            num_layers=-1 if is_old else int(details["num_layers"]),
+            arrays=arrays,
+            stop_ids=tuple(int(token) for token in details.get("stop_ids") or ()),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"adapter {folder}: {CONFIG} lacks or garbles {error}; expected mlx-lm's "
+            f"adapter {folder}: {CONFIG} lacks or garbles {str(error)[:100]}; expected mlx-lm's "
             "lora_parameters and num_layers."
         ) from error
     return checked(adapter)
+
+
+def _old_factor(details: Mapping[str, Any]) -> float:
+    """What mlx-lm multiplied `scale` by before 0.14.3: alpha over rank.
+
+    Later versions kept writing an alpha that they did not read, beside `use_dora`, which came
+    with 0.13.1: of the two versions in between, the later reading is taken.
+    """
+    parameters = details["lora_parameters"]
+    if "use_dora" in details or "alpha" not in parameters:
+        return 1.0
+    return float(parameters["alpha"]) / int(parameters["rank"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,6 +136,7 @@ def checked(adapter: Adapter) -> Adapter:
     Raises:
         UserError: a matrix is missing, of another kind, or of another rank.
     """
+    _check_numbers(adapter)
     wanted = {"lora_a", "lora_b", "m"} if adapter.dora else {"lora_a", "lora_b"}
     if not adapter.arrays:
         raise UserError(f"adapter {adapter.source} holds no tensors.")
@@ -139,6 +157,21 @@ def checked(adapter: Adapter) -> Adapter:
     if strange:
         raise UserError(f"adapter {adapter.source}: {strange[0]} is no {_listed(wanted)}.")
     return adapter
+
+
+def _check_numbers(adapter: Adapter) -> None:
+    dropout = adapter.dropout
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(
+            f"adapter {adapter.source}: dropout is {dropout!r:.60}, expected 0 or more and below 1."
+        )
+    if adapter.rank < 1 or not 0 < adapter.scale < math.inf:
+        raise UserError(
+            f"adapter {adapter.source}: rank {adapter.rank} and scale {adapter.scale} are not both "
+            "positive."
+        )
+    if adapter.num_layers < -1:
+        raise UserError(f"adapter {adapter.source}: num_layers is {adapter.num_layers}.")
 
 
 def _ranks(first: mx.array, second: mx.array) -> tuple[int, int]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from trb_mlx.config import Config, LoraConfig
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import WEIGHTS
-from trb_mlx.export.peft import PEFT_WEIGHTS, read_peft_adapter
+from trb_mlx.export.apply import fill_adapter
+from trb_mlx.export.peft import PEFT_WEIGHTS, read_peft_adapter, shared_suffixes
 from trb_mlx.export.record import Adapter, read_mlx_adapter
 from trb_mlx.models.lora import add_lora
 
@@ -49,6 +48,8 @@ def with_adapter(config: Config) -> Config:
         "dora": adapter.dora,
     }
     given = config.lora.model_fields_set
+    if "keys" in given and _same_modules(config.lora.keys, adapter):
+        taken["keys"] = config.lora.keys
     for key, value in taken.items():
         if key in given and not _same(getattr(config.lora, key), value):
             raise UserError(
@@ -59,6 +60,14 @@ def with_adapter(config: Config) -> Config:
         taken["dropout"] = adapter.dropout
     lora = LoraConfig.model_validate(config.lora.model_dump() | taken)
     return config.model_copy(update={"lora": lora})
+
+
+def _same_modules(keys: list[str] | None, adapter: Adapter) -> bool:
+    """Whether keys relative to a block name the modules that an adapter names in full."""
+    if keys is None or adapter.keys is None:
+        return False
+    shared = shared_suffixes(adapter.keys)
+    return shared is not None and shared[1] == sorted(keys)
 
 
 def _same(ours: Any, theirs: Any) -> bool:
@@ -80,14 +89,4 @@ def start_from(module: nn.Module, config: Config) -> None:
         add_lora(module, config.lora, config.train.seed)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    wanted = dict(tree_flatten(module.trainable_parameters()))
-    for name in sorted({*wanted, *adapter.arrays}):
-        ours, theirs = wanted.get(name), adapter.arrays.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            raise UserError(f"{where}: {name} is {_shape(theirs)} in it and {_shape(ours)} here.")
-    module.load_weights(list(adapter.arrays.items()), strict=False)
-    mx.eval(module.parameters())
-
-
-def _shape(array: mx.array | None) -> str:
-    return "absent" if array is None else "×".join(map(str, array.shape))
+    fill_adapter(module, adapter, where)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from trb_mlx.config import LoraConfig
+from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
 
@@ -33,6 +34,7 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
     Raises:
         UserError: no layer carries an adapter, or a layer cannot.
     """
+    _check_keys(module, config)
     module.freeze()
     mx.random.seed(seed)
     try:
@@ -41,11 +43,39 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
         )
     except ValueError as error:
         raise UserError(f"lora: {error}") from error
-    names = [name for name, _ in tree_flatten(module.trainable_parameters())]
-    if not names:
-        raise UserError(f"lora.keys {config.keys} match no layer; try {_linear_names(module)}.")
     module.apply_to_modules(_adapters_to_float32)
     mx.eval(module.parameters())
+
+
+def adapted_modules(module: nn.Module, keys: Sequence[str], num_layers: int) -> set[str]:
+    """The full names of the modules that mlx-lm adapts for `keys` in the last `num_layers` blocks.
+
+    A key is a module's name in its block, or in full.
+    """
+    names = {id(inner): name for name, inner in module.named_modules()}
+    blocks = module.layers[-max(num_layers, 0) :]
+    inside = {
+        names[id(inner)] for block in blocks for k, inner in block.named_modules() if k in keys
+    }
+    return inside | {name for name in names.values() if name in keys}
+
+
+def _check_keys(module: nn.Module, config: LoraConfig) -> None:
+    """Refuse a key that names no layer, also where others do: it may be misspelt."""
+    keys = config.keys
+    if keys is None:
+        return
+    known = _linear_names(module)
+    strange = [k for k in keys if not adapted_modules(module, [k], lora_layers(module, config))]
+    if len(strange) == len(keys):
+        raise UserError(f"lora.keys {keys} match no layer; try {', '.join(known)}.")
+    if strange:
+        leaf = strange[0].rpartition(".")[2]
+        same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+        meant = f"; did you mean {same_leaf[0]}?" if same_leaf else nearest(strange[0], known)
+        raise UserError(
+            f"lora.keys: {strange[0]} matches no layer{meant} (known: {', '.join(known)})."
+        )
 
 
 def _adapters_to_float32(_: str, module: nn.Module) -> None:
@@ -54,10 +84,11 @@ def _adapters_to_float32(_: str, module: nn.Module) -> None:
             module[leaf] = module[leaf].astype(mx.float32)
 
 
-def _linear_names(module: nn.Module) -> str:
+def _linear_names(module: nn.Module) -> list[str]:
     linears = (nn.Linear, nn.QuantizedLinear)
-    found = [name for name, m in module.layers[0].named_modules() if isinstance(m, linears)]
-    return ", ".join(sorted(found))
+    return sorted(
+        {k for layer in module.layers for k, m in layer.named_modules() if isinstance(m, linears)}
+    )
 
 
 def checkpoint_layers(module: nn.Module) -> None:
