@@ -73,12 +73,38 @@ def test_worked_solutions_of_the_generator_are_right(idle: Verifier) -> None:
         ("Answer: 17", "17 * 1 = 17\n#### 17", 1.0),
         ("no idea at all", "17", 0.0),
         ("", "17", 0.0),
+        ("<think>", "x", 0.0),
+        ("I think so.\nYes.", "yes", 1.0),
+        ("Answer: \\text{true}", "True", 1.0),
+        ("\\boxed{18\\text{ dollars}}", "18", 1.0),
+        ("Answer: 18", "18 dollars", 1.0),
+        ("\\boxed{45°}", "45^{\\circ}", 1.0),
+        ("\\boxed{-2½}", "-\\frac{5}{2}", 1.0),
+        ("\\boxed{3\\frac{1}{4}}", "3.25", 1.0),
+        ("\\boxed{x²}", "x^{2}", 1.0),
+        ("\\boxed{0.5}", "1/2", 1.0),
     ],
 )
 def test_numbers_and_equal_texts_need_no_worker(
     idle: Verifier, response: str, answer: str, expected: float
 ) -> None:
     assert idle.score(response, answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("<think>it is \\boxed{7}</think>\nThe answer is 8.", 0.0),
+        ("<think>it is \\boxed{7}, or is it", 0.0),
+        ("<think>#### 7</think>Answer: 8", 0.0),
+        ("it was \\boxed{7}</think> so 8", 0.0),
+        ("<think>it is \\boxed{8}</think>Answer: 7", 1.0),
+        ("<think>a</think>b<think>\\boxed{8}</think>\\boxed{7}", 1.0),
+        ("Answer: 7\n<think>or \\boxed{8}", 1.0),
+    ],
+)
+def test_thoughts_do_not_answer(verifier: Verifier, response: str, expected: float) -> None:
+    assert verifier.score(response, "7") == expected
 
 
 # Verdicts of math-verify
@@ -98,6 +124,11 @@ def test_numbers_and_equal_texts_need_no_worker(
         ("so it is 18", "17", 0.0),
         ("hence the limit is $\\pi$", "\\pi", 1.0),
         ("\\boxed{)(}{", "1", 0.0),
+        ("\\boxed{x² + 1}", "x^2+1", 1.0),
+        ("\\boxed{2 1/2}", "1", 0.0),
+        ("Answer: 18 million", "18", 0.0),
+        ("Answer: 17 or 18", "17", 0.0),
+        ("\\boxed{" + "1+" * 5000 + "1}", "5001", 0.0),
         ("\ud800 \x00 1", "2", 0.0),
     ],
 )
@@ -198,7 +229,7 @@ def test_without_math_verify_numbers_are_scored_and_it_is_said_once(
     script = tmp_path / "missing.py"
     script.write_text('print("false")')
     with Verifier(script=script) as verifier:
-        pairs = [("\\boxed{0.5}", "1/2"), ("\\boxed{1/2}", "1/2"), ("\\boxed{x}", "1/2")]
+        pairs = [("\\boxed{x+1}", "1+x"), ("\\boxed{1/2}", "1/2"), ("\\boxed{x}", "1/2")]
         assert verifier.score_all([*pairs, ("Answer: 17", "17")]) == [0.0, 1.0, 0.0, 1.0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "pip install math-verify" in caplog.text

@@ -8,7 +8,7 @@ from typing import Any
 
 from trb_mlx.config import PromptSource
 from trb_mlx.config_file import nearest
-from trb_mlx.data.answers import extract_answer, plain_number
+from trb_mlx.data.answers import gold_answer
 from trb_mlx.errors import UserError
 
 Message = dict[str, str]  # {"role": "user", "content": "..."}
@@ -64,24 +64,6 @@ def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Exam
     messages = _messages(row[_prompt_column(row, source, where)], where)
     column = _answer_column(row, source, where)
     return Example(messages, None if column is None else gold_answer(row[column]))
-
-
-def gold_answer(value: Any) -> str | None:
-    r"""The gold answer of a cell: after `####` (GSM8K), inside `\boxed{}`, or the text itself.
-
-    Numbers lose the commas between thousands. A list (OlympiadBench) becomes its answers with
-    commas between, which math-verify reads as a set.
-    """
-    if value is None:
-        return None
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        golds = [gold_answer(part) for part in value]
-        return ", ".join(gold for gold in golds if gold) or None
-    text = str(value).strip()
-    text = (extract_answer(text) or text).strip()
-    if len(text) > 1 and text.count("$") == 2 and text[0] == text[-1] == "$":
-        text = text[1:-1].strip()
-    return (text if plain_number(text) is None else text.replace(",", "")) or None
 
 
 def _prompt_column(row: Mapping[str, Any], source: PromptSource, where: str) -> str:

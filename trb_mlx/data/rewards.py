@@ -15,11 +15,14 @@ from types import TracebackType
 from typing import Any
 
 from trb_mlx.data.answers import (
+    as_latex,
     boxed_answer,
     extract_answer,
+    final_text,
     first_number,
-    normalize,
+    is_scaled,
     plain_number,
+    same_answer,
 )
 
 __all__ = ["Verifier", "extract_answer"]
@@ -27,7 +30,7 @@ __all__ = ["Verifier", "extract_answer"]
 WORKER = Path(__file__).with_name("verify_worker.py")
 GYM_WORKER = Path(__file__).with_name("gym_worker.py")
 START_TIMEOUT_S = 120.0  # importing sympy takes about a second, many on a busy machine
-TAIL_CHARACTERS = 4000  # where a response marks no answer, it is looked for at its end
+LONGEST_CANDIDATE = 4000  # characters that math-verify is given: an answer, or a response's end
 _log = logging.getLogger(__name__)
 
 
@@ -57,8 +60,9 @@ class Verifier:
         With a `grader` (`data.gym`) it is also right if that item's own scorer says so.
 
         A gold answer that is itself marked (`Answer: 17`) asks for a marked one: a number that
-        merely stands in the working is then no answer.
+        merely stands in the working is then no answer. What stands inside `<think>` never counts.
         """
+        response = final_text(response)
         if grader is not None:
             return self._score_item(response, answer, grader)
         marked, gold = extract_answer(response), extract_answer(answer)
@@ -68,14 +72,15 @@ class Verifier:
         settled = _settled(response, marked, gold)
         if settled is not None:
             return float(settled)
-        request = {"gold": _boxed(gold), "candidates": _candidates(response, marked)}
+        candidates = _candidates(response, marked)
+        if not candidates:
+            return 0.0
         with self._lock:
-            return float(self._ask(self._script, request))
+            return float(self._ask(self._script, {"gold": _boxed(gold), "candidates": candidates}))
 
     def _score_item(self, response: str, answer: str, grader: str) -> float:
         """As `score`; the scorer sees the final answer alone, since some take any number."""
-        lines = [line.strip() for line in response.splitlines() if line.strip()]
-        final = extract_answer(response) or (lines[-1] if lines else "")
+        final = extract_answer(response) or _last_line(response)
         settled = _settled(response, final, answer)
         if settled is not None:
             return float(settled)
@@ -203,23 +208,30 @@ class _Worker:
 def _settled(response: str, marked: str | None, gold: str) -> bool | None:
     """The verdict where text and plain numbers are enough for one, else None."""
     number = plain_number(gold)
+    if same_answer(_last_line(response) if marked is None else marked, gold):
+        return True
     if marked is None:
         # No digit anywhere cannot be a number; pi or a set may still be in the text.
         return None if number is None or any(map(str.isdigit, response)) else False
-    if normalize(marked) == normalize(gold):
-        return True
     found = plain_number(marked)
     return None if number is None or found is None else number == found
+
+
+def _last_line(response: str) -> str:
+    """The last line that is not blank; lines end at the line feed only."""
+    return response.strip().rpartition("\n")[2].strip()
 
 
 def _candidates(response: str, marked: str | None) -> list[str]:
     """What math-verify looks at: the marked answer, or the response's end where none is."""
     if marked is None:
-        return [response[-TAIL_CHARACTERS:]]
-    if boxed_answer(response) is not None:
+        return [response[-LONGEST_CANDIDATE:]] if response.strip() else []
+    if len(marked) > LONGEST_CANDIDATE:
+        return []
+    if boxed_answer(response) is not None or is_scaled(marked):
         return [_boxed(marked)]
-    return [_boxed(marked), marked]  # `17 dollars` is LaTeX to no one: the text's own reading too
+    return [_boxed(marked), marked]  # `about 17` is LaTeX to no one: the text's own reading too
 
 
 def _boxed(answer: str) -> str:
-    return f"\\boxed{{{answer}}}"
+    return f"\\boxed{{{as_latex(answer)}}}"

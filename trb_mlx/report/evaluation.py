@@ -47,13 +47,20 @@ def responses(scorer: Scorer, rollout: Rollout) -> list[str]:
 
 
 def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
-    """1 or 0 for each rollout whose prompt has a gold answer; empty where none has."""
+    """1 or 0 for each rollout whose prompt has a gold answer; empty where none has.
+
+    A response to a prompt that ends with `<think>` begins inside its thoughts.
+    """
     items = [
-        (text, job.prompt.answer, job.prompt.grader)
+        (_opened(job.prompt) + text, job.prompt.answer, job.prompt.grader)
         for text, job in zip(responses(scorer, rollout), rollout.jobs, strict=True)
         if job.prompt.answer is not None
     ]
     return verifier.score_all(items)
+
+
+def _opened(prompt: Prompt) -> str:
+    return "<think>" if prompt.text.rstrip().endswith("<think>") else ""
 
 
 def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
