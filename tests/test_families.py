@@ -21,8 +21,8 @@ from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.cache_trial import can_rewind
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.kv_cache import can_rewind
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
 from trb_mlx.train.objective import make_objective

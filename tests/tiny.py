@@ -97,6 +97,58 @@ EXTRAS: dict[str, dict[str, object]] = {
         "partial_rotary_factor": 0.5,
     },
 }
+# Families of recurrent layers that heed no row lengths in mlx-lm's batch caches.
+DEAF: dict[str, dict[str, object]] = {
+    "olmo_hybrid": {  # gated delta rule and attention
+        "num_key_value_heads": 4,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_conv_kernel_dim": 4,
+        "linear_allow_neg_eigval": True,
+        "attention_bias": False,
+        "pad_token_id": 0,
+    },
+    "nemotron_h": {  # Mamba 2 and attention
+        "hybrid_override_pattern": ["M", "*", "-"],
+        "attention_bias": False,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "mamba_proj_bias": False,
+        "ssm_state_size": 8,
+        "conv_kernel": 4,
+        "n_groups": 1,
+        "mlp_bias": False,
+        "layer_norm_epsilon": 1e-5,
+        "use_bias": False,
+        "use_conv_bias": True,
+    },
+    "jamba": {  # Mamba and attention, experts
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+        "mamba_d_conv": 4,
+        "mamba_d_state": 8,
+        "mamba_expand": 2,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+    },
+    "bailing_moe_linear": {  # linear attention and attention, experts
+        "moe_intermediate_size": 16,
+        "num_experts": 4,
+        "num_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+        "layer_group_size": 2,
+        "group_norm_size": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+}
 HEADS = ("gemma2", "cohere", "granite", "mamba2")  # other than a bare projection
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -147,7 +199,7 @@ def make_model(
         "vocab_size": vocab,
         "eos_token_id": ids if len(ids) > 1 else ids[0],
         **SIZES,
-        **EXTRAS[kind],
+        **(EXTRAS | DEAF)[kind],
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))

@@ -31,7 +31,7 @@ from trb_mlx.report.results import describe_method
 from trb_mlx.report.tracking import make_reporters
 from trb_mlx.report.writers import MetricsWriter, SampleWriter
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.kv_cache import can_rewind
+from trb_mlx.rollout.cache_trial import can_rewind, make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
 from trb_mlx.train.objective import make_objective
@@ -65,6 +65,7 @@ def train_run(
     try:
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
+        make_decoder(pair.student)  # refuses a model that decodes wrongly, before anything is kept
         config = with_template(config, pair)
         prompts = split_prompts(
             config, pair.student.model.tokenizer, lambda line: say(console, line)

@@ -64,6 +64,15 @@ def test_keys_and_layers_choose_what_is_adapted(folders: tuple[Path, Path]) -> N
     assert names == {f"model.layers.1.self_attn.q_proj.lora_{x}" for x in "ab"}
 
 
+def test_nothing_drops_out_before_the_first_update(folders: tuple[Path, Path]) -> None:
+    """A rollout of a resumed run, or of one that starts from an adapter, is drawn without it."""
+    module = load_model(ModelConfig(model=str(folders[0]))).module
+    add_lora(module, LoraConfig(dropout=0.5), seed=0)
+    module.apply_to_modules(lambda _, m: "lora_b" in m and m.update({"lora_b": m.lora_b + 0.5}))
+    first, second = (np.asarray(module(IDS)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_keys_that_match_nothing_are_told(folders: tuple[Path, Path]) -> None:
     module = load_model(ModelConfig(model=str(folders[0]))).module
     with pytest.raises(UserError, match=r"match no layer; try mlp.down_proj"):

@@ -7,12 +7,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from tiny import EXTRAS, make_model
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import ArraysCache, BatchKVCache
+from tiny import DEAF, EXTRAS, make_model
 
 from trb_mlx.config import ModelConfig
+from trb_mlx.errors import UserError
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, single
-from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, can_rewind, make_decoder
+from trb_mlx.rollout.cache_trial import make_decoder
+from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 from trb_mlx.rollout.row_cache import Offsets
 
 RECURRENT = {"lfm2", "mamba2", "qwen3_next"}
@@ -22,6 +26,18 @@ PROMPTS = [tuple(t.encode()) for t in ("a", "Compute 12+7.", "the quick brown fo
 
 def scorer_of(kind: str, folder: Path) -> Scorer:
     return single(load_model(ModelConfig(model=str(make_model(folder / kind, kind, seed=4)))))
+
+
+def shapes_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of all ids that models read from now on."""
+    read: list[tuple[int, ...]] = []
+    plain = Scorer.read
+    monkeypatch.setattr(
+        Scorer,
+        "read",
+        lambda self, ids, cache=None: read.append(ids.shape) or plain(self, ids, cache),
+    )
+    return read
 
 
 def assert_reads(scorer: Scorer, decoder: Decoder, texts: list[list[int]], count: int) -> None:
@@ -73,11 +89,37 @@ def test_merged_caches_join_and_leave(kind: str, tmp_path: Path) -> None:
         assert_reads(scorer, decoder, texts, 1)
 
 
+@pytest.mark.parametrize("kind", sorted([*EXTRAS, *DEAF]))
+def test_ragged_prompts_are_read_rightly(kind: str, tmp_path: Path) -> None:
+    """Whatever a family's caches can do, rows of other lengths beside it change nothing."""
+    scorer = scorer_of(kind, tmp_path)
+    decoder = make_decoder(scorer)
+    decoder.join(PROMPTS[:3])
+    texts = [list(prompt[:-1]) for prompt in PROMPTS[:3]]
+    for _ in range(3):
+        assert_reads(scorer, decoder, texts, 1)
+    decoder.settle([0, 2], np.zeros(2, np.int32))
+    decoder.join([PROMPTS[3], PROMPTS[3]])
+    texts = [texts[0], texts[2], list(PROMPTS[3][:-1]), list(PROMPTS[3][:-1])]
+    for _ in range(2):
+        assert_reads(scorer, decoder, texts, 1)
+
+
+@pytest.mark.parametrize("kind", sorted(DEAF))
+def test_families_that_heed_no_lengths_are_prefilled_row_by_row(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = scorer_of(kind, tmp_path)
+    decoder = make_decoder(scorer)
+    assert isinstance(decoder, MergedDecoder)
+    read = shapes_read(monkeypatch)
+    decoder.join([PROMPTS[1], PROMPTS[2], PROMPTS[1]])
+    assert read == [(1, len(PROMPTS[1]) - 1), (1, len(PROMPTS[2]) - 1)]
+
+
 def test_a_wrong_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trial that decides whether a model may rewind can say no."""
-    scorer = scorer_of("llama", tmp_path)
-    assert can_rewind(scorer)
-    again = scorer_of("llama", tmp_path)
+    """Rows that rewind are given up where they mislead a model."""
+    assert isinstance(make_decoder(scorer_of("llama", tmp_path)), RowDecoder)
     plain = Offsets.set
 
     def shifted(self: Offsets, lengths: np.ndarray) -> None:
@@ -85,7 +127,37 @@ def test_a_wrong_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         self.lengths = lengths
 
     monkeypatch.setattr(Offsets, "set", shifted)
-    assert not can_rewind(again)
+    assert isinstance(make_decoder(scorer_of("llama", tmp_path)), MergedDecoder)
+
+
+def test_batches_whose_padding_is_seen_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row then has a cache of its own, and is read rightly."""
+    monkeypatch.setattr(
+        BatchKVCache, "make_mask", lambda self, count, **_: create_causal_mask(count, self._idx)
+    )
+    scorer = scorer_of("lfm2", tmp_path)
+    decoder = make_decoder(scorer)
+    assert isinstance(decoder, SeparateDecoder)
+    decoder.join([*PROMPTS[:3], PROMPTS[2]])
+    texts = [list(prompt[:-1]) for prompt in (*PROMPTS[:3], PROMPTS[2])]
+    assert_reads(scorer, decoder, texts, 1)
+    decoder.settle([1, 3], np.zeros(2, np.int32))
+    assert_reads(scorer, decoder, [texts[1], texts[3]], 1)
+
+
+def test_a_model_that_no_cache_serves_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ArraysCache.__getitem__
+    monkeypatch.setattr(
+        ArraysCache,
+        "__getitem__",
+        lambda self, index: None if (kept := plain(self, index)) is None else kept * 0.5,
+    )
+    with pytest.raises(UserError, match="lfm2 gives other probabilities with mlx-lm's cache"):
+        make_decoder(scorer_of("lfm2", tmp_path))
 
 
 def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(
@@ -93,13 +165,7 @@ def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(
 ) -> None:
     scorer = scorer_of("llama", tmp_path)
     decoder = RowDecoder(scorer)
-    read: list[tuple[int, ...]] = []
-    plain = Scorer.read
-    monkeypatch.setattr(
-        Scorer,
-        "read",
-        lambda self, ids, cache=None: read.append(ids.shape) or plain(self, ids, cache),
-    )
+    read = shapes_read(monkeypatch)
     decoder.join([PROMPTS[1]] * 5 + [PROMPTS[2]] * 3)
     decoder.join([PROMPTS[2]] * 2)
     assert read == [(2, len(PROMPTS[2]) - 1)]

@@ -44,6 +44,7 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
     except ValueError as error:
         raise UserError(f"lora: {error}") from error
     module.apply_to_modules(_adapters_to_float32)
+    module.eval()  # new layers would drop out until the first update, in rollouts too
     mx.eval(module.parameters())
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ from trb_mlx.models import mlxlm
 from trb_mlx.models.pair import Scorer
 from trb_mlx.rollout.row_cache import Offsets, RowKVCache
 
-PREFILL_TOKENS = 2048  # positions of each row that one prefill pass reads
+PREFILL_TOKENS = 2048  # positions of each row that one prefill pass reads, as mlx-lm does
 
 Prompts = Sequence[tuple[int, ...]]
 
@@ -33,6 +33,8 @@ def second_stream() -> mx.Stream:
 class Decoder(Protocol):
     """What the sampler asks of a model with a cache."""
 
+    rewinds: bool  # whether `settle` can take tokens back
+
     def join(self, prompts: Prompts) -> None:
         """Read every prompt but its last token, as new rows below the others."""
 
@@ -46,18 +48,15 @@ class Decoder(Protocol):
         """Keep the rows `going` in their order, each without the last `unused` tokens it read."""
 
 
-def make_decoder(scorer: Scorer) -> Decoder:
-    """A decoder that rewinds where the model's caches can, else one that only goes on."""
-    masks = _row_masks(scorer)
-    return MergedDecoder(scorer) if masks is None else RowDecoder(scorer, masks == GROUPED)
-
-
 class RowDecoder:
     """Attention caches with an offset a row. Rollouts of one prompt share its prefill."""
 
-    def __init__(self, scorer: Scorer, grouped: bool = False) -> None:
-        """No rows yet; `grouped` as in `RowKVCache`."""
+    rewinds = True
+
+    def __init__(self, scorer: Scorer, grouped: bool = False, chunk: int = PREFILL_TOKENS) -> None:
+        """No rows yet; `grouped` as in `RowKVCache`, `chunk` positions a prefill pass."""
         self._scorer = scorer
+        self._chunk = chunk
         self._grouped = grouped
         self._windows = _windows(scorer)
         self._offsets = Offsets([])
@@ -98,8 +97,8 @@ class RowDecoder:
         layers = self._empty(offsets)
         longest = max(1, *(len(head) for head in heads))
         rows = mx.array([list(head) + [0] * (longest - len(head)) for head in heads])
-        for start in range(0, longest, PREFILL_TOKENS):
-            part = rows[:, start : start + PREFILL_TOKENS]
+        for start in range(0, longest, self._chunk):
+            part = rows[:, start : start + self._chunk]
             self._scorer.read(part, layers)
             offsets.set(offsets.lengths + part.shape[1])
             mx.eval([layer.state for layer in layers])
@@ -132,17 +131,30 @@ class RowDecoder:
 class MergedDecoder:
     """mlx-lm's batch caches, with recurrent states too; they cannot rewind row by row."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        """No rows yet."""
+    rewinds = False
+
+    def __init__(self, scorer: Scorer, batched: bool = True, chunk: int = PREFILL_TOKENS) -> None:
+        """No rows yet.
+
+        Args:
+            scorer: the model.
+            batched: read prompts of different length at once, right-padded. A model that heeds
+                no row lengths reads the padding too: its prompts are read one by one.
+            chunk: positions of each row that one prefill pass reads.
+        """
         self._scorer = scorer
+        self._batched = batched
+        self._chunk = chunk
         self._cache: list[Any] = []
         self._rows = 0
 
     def join(self, prompts: Prompts) -> None:
         """See `Decoder`."""
-        rows = [mlxlm.make_prompt_cache(self._scorer.model.module) for _ in prompts]
-        cache = [layers[0].merge(layers) for layers in zip(*rows, strict=True)]
-        self._prefill(cache, [list(prompt[:-1]) for prompt in prompts])
+        if self._batched:
+            cache = _merged([_empty_cache(self._scorer) for _ in prompts])
+            self._prefill(cache, [list(prompt[:-1]) for prompt in prompts])
+        else:
+            cache = _merged(_prefilled(self._scorer, prompts, self._chunk))
         for mine, new in zip(self._cache, cache, strict=False):
             mine.extend(new)
         self._cache = self._cache or cache
@@ -156,8 +168,8 @@ class MergedDecoder:
             for layer in cache:
                 layer.prepare(lengths=lengths, right_padding=padding)
         rows = mx.array([head + [0] * pad for head, pad in zip(heads, padding, strict=True)])
-        for start in range(0, longest, PREFILL_TOKENS):
-            self._scorer.read(rows[:, start : start + PREFILL_TOKENS], cache)
+        for start in range(0, longest, self._chunk):
+            self._scorer.read(rows[:, start : start + self._chunk], cache)
             mx.eval([layer.state for layer in cache])
         if any(padding):
             for layer in cache:
@@ -183,6 +195,62 @@ class MergedDecoder:
         self._rows = len(going)
 
 
+class SeparateDecoder:
+    """A cache of its own for each row: as many passes as rows, for models that take no others."""
+
+    rewinds = False
+
+    def __init__(self, scorer: Scorer, chunk: int = PREFILL_TOKENS) -> None:
+        """No rows yet; `chunk` positions a prefill pass."""
+        self._scorer = scorer
+        self._chunk = chunk
+        self._caches: list[list[Any]] = []
+
+    def join(self, prompts: Prompts) -> None:
+        """See `Decoder`."""
+        read = _prefilled(self._scorer, prompts, self._chunk)
+        self._caches += [copy.deepcopy(cache) for cache in read]
+
+    def read(self, tokens: mx.array) -> mx.array:
+        """See `Decoder`."""
+        return self._each(self._scorer.read, tokens)
+
+    def logits(self, tokens: mx.array) -> mx.array:
+        """See `Decoder`."""
+        return self._each(self._scorer.logits, tokens)
+
+    def _each(self, pass_: Callable[[mx.array, Any], mx.array], tokens: mx.array) -> mx.array:
+        rows = zip(mx.split(tokens, len(self._caches)), self._caches, strict=True)
+        return mx.concatenate([pass_(row, cache) for row, cache in rows])
+
+    def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
+        """See `Decoder`; nothing can be taken back here."""
+        assert not unused.any(), "these caches cannot rewind"
+        self._caches = [self._caches[row] for row in going]
+
+
+def _empty_cache(scorer: Scorer) -> list[Any]:
+    """mlx-lm's own caches of one row, a layer each."""
+    cache: list[Any] = mlxlm.make_prompt_cache(scorer.model.module)
+    return cache
+
+
+def _prefilled(scorer: Scorer, prompts: Prompts, chunk: int) -> list[list[Any]]:
+    """For each prompt the caches that have read all but its last token; equal ones are shared."""
+    read: dict[tuple[int, ...], list[Any]] = {}
+    for prompt in dict.fromkeys(prompts):
+        cache = read[prompt] = _empty_cache(scorer)
+        for start in range(0, len(prompt) - 1, chunk):
+            scorer.read(mx.array([prompt[:-1][start : start + chunk]]), cache)
+            mx.eval([layer.state for layer in cache])
+    return [read[prompt] for prompt in prompts]
+
+
+def _merged(rows: Sequence[list[Any]]) -> list[Any]:
+    """One batch cache a layer of the caches of several rows."""
+    return [layers[0].merge(layers) for layers in zip(*rows, strict=True)]
+
+
 def _windows(scorer: Scorer) -> list[int | None]:
     """Each layer's sliding window.
 
@@ -190,7 +258,7 @@ def _windows(scorer: Scorer) -> list[int | None]:
         TypeError: a layer keeps something else than keys and values of all places or a window.
     """
     windows: list[int | None] = []
-    for cache in mlxlm.make_prompt_cache(scorer.model.module):
+    for cache in _empty_cache(scorer):
         if type(cache) is mlxlm.KVCache:
             windows.append(None)
         elif type(cache) is mlxlm.RotatingKVCache and not cache.keep:
@@ -198,51 +266,3 @@ def _windows(scorer: Scorer) -> list[int | None]:
         else:
             raise TypeError(type(cache).__name__)
     return windows
-
-
-# Two ragged rows, and what they read next: a block, part of it again, one token.
-_PROBE = ((3, 5, 7, 11, 13, 17), (19, 23, 29))
-_PROBE_BLOCK = ((2, 31, 37), (41, 43, 47))
-
-
-# Forms of mask that models take: one for all heads, or one below an axis of grouped heads.
-PLAIN, GROUPED = "plain", "grouped"
-_known: dict[int, tuple[weakref.ref[Any], str | None]] = {}
-
-
-def can_rewind(scorer: Scorer) -> bool:
-    """Whether the model decodes rightly with rows that rewind, seen by trying it once."""
-    return _row_masks(scorer) is not None
-
-
-def _row_masks(scorer: Scorer) -> str | None:
-    module = scorer.model.module
-    reference, found = _known.get(id(module), (None, None))
-    if reference is None or reference() is not module:
-        forms = (form for form in (PLAIN, GROUPED) if _rewinds(scorer, form == GROUPED))
-        found = next(forms, None)
-        _known[id(module)] = weakref.ref(module), found
-    return found
-
-
-def _rewinds(scorer: Scorer, grouped: bool) -> bool:
-    # An id beyond the embedding's rows would read whatever lies there.
-    size = scorer.merge.size
-    prompts, block = (
-        [tuple(token % size for token in row) for row in rows] for rows in (_PROBE, _PROBE_BLOCK)
-    )
-    try:
-        decoder = RowDecoder(scorer, grouped)
-        decoder.join(prompts)
-        decoder.read(mx.array(block))
-        decoder.settle([0, 1], np.array([2, 0]))
-        found = scorer.logits_of(decoder.read(mx.array(block)))[:, -1]
-    except (TypeError, ValueError, AttributeError, IndexError):
-        return False
-    before = [[*prompts[0][:-1], block[0][0]], [*prompts[1][:-1], *block[1]]]
-    texts = [[*text, *more] for text, more in zip(before, block, strict=True)]
-    alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])
-    gap = mx.abs(mx.softmax(found, axis=-1) - mx.softmax(alone, axis=-1))
-    # Half the L1 distance: rounding in 16 bits leaves a few percent.
-    limit = 1e-3 if scorer.model.is_float32 else 0.1
-    return bool(0.5 * gap.sum(-1).max() < limit)

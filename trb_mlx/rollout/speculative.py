@@ -18,7 +18,8 @@ from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.ops.sampling import inverse_cdf, nucleus
 from trb_mlx.rollout.behavior import Behavior
-from trb_mlx.rollout.kv_cache import MergedDecoder, Prompts, make_decoder, second_stream
+from trb_mlx.rollout.cache_trial import make_decoder
+from trb_mlx.rollout.kv_cache import Prompts, second_stream
 from trb_mlx.rollout.recording import student_records, teacher_records, tempered
 from trb_mlx.types import Sampling
 
@@ -134,8 +135,8 @@ class Blended:
         self._temperature = sampling.temperature
         self._support = min(sampling.support, pair.student.merge.size)
         self._keep_hidden = sampling.keep_hidden
-        rigid = any(isinstance(d, MergedDecoder) for d in (self._ours, self._theirs))
-        self.longest = 1 if rigid else 2**31
+        rewinds = self._ours.rewinds and self._theirs.rewinds
+        self.longest = 2**31 if rewinds else 1
 
     def join(self, prompts: Prompts) -> None:
         """See `Drawer`."""

@@ -1,0 +1,109 @@
+"""Which decoder reads a model rightly: each is tried on a few tokens, the quickest first."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.errors import UserError
+from trb_mlx.models.pair import Scorer
+from trb_mlx.ops.numerics import log_softmax, total_variation
+from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
+
+# The quickest first: rows that rewind, under either form of mask that models take, then mlx-lm's
+# batch caches, prefilled at once or row by row, then no batches at all.
+DECODERS: tuple[Callable[..., Decoder], ...] = (
+    RowDecoder,
+    partial(RowDecoder, grouped=True),
+    MergedDecoder,
+    partial(MergedDecoder, batched=False),
+    SeparateDecoder,
+)
+
+# Ragged prompts (one has nothing before its last token), what their rows read next, and the
+# prompt of a row that joins when the longest has left.
+PROMPTS = ((3, 5, 7, 11, 13, 17, 2, 19, 23, 41, 37), (29,), (31, 37, 43))
+BLOCK = ((2, 31, 37), (41, 43, 47), (53, 59, 61))
+LATER = (47, 3, 29, 5)
+CHUNK = 8  # positions of a prefill pass: short prompts end passes before the longest does
+
+_chosen: dict[int, tuple[weakref.ref[Any], Callable[..., Decoder]]] = {}
+
+
+def make_decoder(scorer: Scorer) -> Decoder:
+    """The quickest decoder that is right for the model, tried once for each loaded model.
+
+    Raises:
+        UserError: none gives what the model gives without a cache.
+    """
+    module = scorer.model.module
+    reference, make = _chosen.get(id(module), (None, None))
+    if make is None or reference is None or reference() is not module:
+        make = _first_right(scorer)
+        _chosen[id(module)] = weakref.ref(module), make
+    return make(scorer)
+
+
+def can_rewind(scorer: Scorer) -> bool:
+    """Whether the model decodes rightly with rows that rewind. Raises as `make_decoder`."""
+    return make_decoder(scorer).rewinds
+
+
+def _first_right(scorer: Scorer) -> Callable[..., Decoder]:
+    # Rounding in 16 bits leaves a few percent.
+    limit = 1e-3 if scorer.model.is_float32 else 0.1
+    failure: Exception | None = None
+    for make in DECODERS:
+        try:
+            if _gap(scorer, make(scorer, chunk=CHUNK)) < limit:
+                return make
+        except Exception as error:  # a model's own code, with caches it was not written for
+            failure = error
+    raise UserError(
+        f"model {scorer.model.name} gives other probabilities with mlx-lm's cache than without "
+        "it, so no rollout can be drawn; expected a model that mlx-lm decodes rightly."
+    ) from failure
+
+
+def _gap(scorer: Scorer, decoder: Decoder) -> float:
+    """The largest total variation between what rows read and what each text gives alone.
+
+    Rows of different length join, take tokens back where they can, leave, and are joined.
+    """
+    size = scorer.merge.size  # an id beyond the embedding's rows would read whatever lies there
+    prompts, block = (
+        [tuple(token % size for token in row) for row in rows] for rows in (PROMPTS, BLOCK)
+    )
+    texts = [list(prompt[:-1]) for prompt in prompts]
+    decoder.join(prompts)
+    if decoder.rewinds:
+        gaps = [_reading_gap(scorer, decoder, texts, block)]
+        unused = np.array([2, 0, 1])
+        decoder.settle([0, 1, 2], unused)
+        texts = [text[: len(text) - n] for text, n in zip(texts, unused, strict=True)]
+        gaps.append(_reading_gap(scorer, decoder, texts, block))
+    else:
+        steps = zip(*block, strict=True)
+        gaps = [_reading_gap(scorer, decoder, texts, [(t,) for t in step]) for step in steps]
+    decoder.settle([1, 2], np.zeros(2, np.int32))
+    later = tuple(token % size for token in LATER)
+    decoder.join([later])
+    texts = [*texts[1:], list(later[:-1])]
+    gaps.append(_reading_gap(scorer, decoder, texts, [row[:1] for row in block]))
+    return float(np.max(gaps))  # nan where one is
+
+
+def _reading_gap(
+    scorer: Scorer, decoder: Decoder, texts: list[list[int]], block: list[tuple[int, ...]]
+) -> float:
+    """Append a block to the rows and to their texts; compare what both predict after it."""
+    found = scorer.logits_of(decoder.read(mx.array(block)))[:, -1]
+    for text, tokens in zip(texts, block, strict=True):
+        text.extend(tokens)
+    alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])
+    return float(total_variation(log_softmax(found), log_softmax(alone)).max())
