@@ -156,3 +156,30 @@ def test_scaled_frequencies_of_llama_3_are_recognised(tmp_path: Path) -> None:
     write_gguf(path, changes=changes, extra={gguf_rope.TENSOR: factors[::-1].copy()})
     with pytest.raises(UserError, match="in another way than Llama 3.1's"):
         load(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"rope.scaling.factor": 4.0}, 4.0),
+        ({"rope.scaling.factor": 4.0, "rope.scaling.type": "linear"}, 4.0),
+        ({"rope.scaling.factor": 4.0, "rope.scaling.type": "none"}, 1.0),
+        ({"rope.scaling.type": "linear"}, 1.0),
+        ({"rope.scaling.factor": 0.0}, 1.0),
+        ({"rope.scale_linear": 4.0}, 4.0),
+        ({"rope.scale_linear": 2.0, "rope.scaling.factor": 4.0}, 4.0),
+    ],
+)
+def test_linear_scaling_is_read_as_llama_cpp_does(
+    kind: str, changes: dict[str, object], factor: float, tmp_path: Path
+) -> None:
+    """A factor without a type is linear, and so is one under the old key."""
+    named = {f"{kind}.{key}": value for key, value in changes.items()}
+    weights = write_gguf(tmp_path / "m.gguf", kind, changes=named)
+    model = load(tmp_path / "m.gguf")
+    scaling = {"rope_type": "linear", "factor": factor} if factor > 1 else None
+    assert model.config["rope_scaling"] == scaling
+    expected = source_logits(kind, weights, True, rope_scaling=scaling)
+    np.testing.assert_allclose(np.asarray(model.module(IDS)), expected, atol=1e-5)
+    assert (np.abs(expected - source_logits(kind, weights, True)).max() > 1e-4) == (factor > 1)

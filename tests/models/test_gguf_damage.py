@@ -184,6 +184,8 @@ def test_random_damage_never_escapes_as_another_error(tmp_path: Path) -> None:
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "epsilon is nan"),
         ({"llama.rope.freq_base": 0.0}, "freq_base is 0.0"),
         ({"llama.rope.scaling.type": "yarn"}, "rotary frequencies are scaled"),
+        ({"llama.rope.scaling.factor": -4.0}, "scaling.factor is -4.0, expected a positive"),
+        ({"llama.rope.scale_linear": "4"}, "scale_linear is 4, expected a positive"),
         ({"llama.rope.dimension_count": 8}, "8 of 16 dimensions of a head are rotated"),
         ({"llama.expert_count": 8}, "mixture of experts"),
         ({"tokenizer.ggml.eos_token_id": list(range(999))}, "is a list of 999, which is no id"),

@@ -6,13 +6,14 @@ import importlib.metadata
 import io
 import itertools
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trb_mlx.models.gguf_tokenizer import build_tokenizer
+from trb_mlx.models.gguf_tokenizer import _merges_by_score, build_tokenizer
 
 TEXTS = [
     "Hello 1234 world",
@@ -150,6 +151,25 @@ def test_sentence_piece_equals_sentencepiece() -> None:
     for text in TEXTS + random_texts(300):
         assert ours.encode(text).ids == [1, *reference.encode(text)], text
         assert ours.decode(reference.encode(text)) == text
+
+
+def test_merges_are_every_split_into_pieces() -> None:
+    rng = np.random.default_rng(0)
+    pieces = {"".join(rng.choice(list("ab"), size=rng.integers(0, 6))) for _ in range(60)}
+    vocab = {piece: index for index, piece in enumerate(sorted(pieces))}
+    found = _merges_by_score(vocab, [0.0] * len(vocab), [1] * len(vocab))
+    assert set(found) == {
+        (left, right)
+        for left, right in itertools.product(vocab, repeat=2)
+        if left and right and left + right in vocab
+    }
+
+
+def test_a_piece_of_400_000_letters_costs_no_more_than_its_length() -> None:
+    vocab = {piece: index for index, piece in enumerate(["a", "aa", "a" * 400_000])}
+    begun = time.perf_counter()
+    assert _merges_by_score(vocab, [0.0] * 3, [1] * 3) == [("a", "a")]
+    assert time.perf_counter() - begun < 1.0  # every cut took a minute
 
 
 def sentence_piece_metadata(model) -> dict:  # type: ignore[no-untyped-def]

@@ -1,8 +1,8 @@
-"""Llama 3.1's scaled rotary frequencies, which a GGUF file holds as a tensor of factors.
+"""Scaled rotary frequencies: linearly by a factor, or Llama 3.1's by a tensor of factors.
 
-mlx-lm wants the parameters of which llama.cpp's converter made the factors. All of Meta's models
-share all of them but the factor itself, so they are tried, and the file is refused where the
-factors that they give are not the file's.
+For these mlx-lm wants the parameters of which llama.cpp's converter made the factors. All of
+Meta's models share all of them but the factor itself, so they are tried, and the file is refused
+where the factors that they give are not the file's.
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ LLAMA3 = {
 def rope_scaling(file: GgufFile, name: str, base: float, head_dim: int) -> dict[str, Any] | None:
     """The `rope_scaling` of config.json, or None where the frequencies are plain.
 
+    As in llama.cpp, a factor without a type means linear scaling, also under its old key.
+
     Raises:
         GgufError: frequencies scaled in another way.
     """
-    kind = file.metadata.get(f"{name}.rope.scaling.type", "none")
-    tensor = file.tensors.get(TENSOR)
-    if kind != "none":
+    kind = file.metadata.get(f"{name}.rope.scaling.type", "linear")
+    if kind not in ("none", "linear"):
         raise GgufError(f"its rotary frequencies are scaled ({brief(kind)}), which is not read")
+    factor = _factor(file, name) if kind == "linear" else 1.0
+    tensor = file.tensors.get(TENSOR)
     if tensor is None:
-        return None
+        return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
+    if factor != 1.0:
+        raise GgufError(f"its rotary frequencies are scaled by {TENSOR} and by {factor:g} besides")
     if tensor.kind != F32 or tensor.shape != (head_dim // 2,):
         raise GgufError(f"tensor {TENSOR} is not {head_dim // 2} values of type F32")
     factors = tensor.data.copy().view(np.float32)
@@ -43,6 +48,17 @@ def rope_scaling(file: GgufFile, name: str, base: float, head_dim: int) -> dict[
     if not np.allclose(factors, llama3_factors(scaling, base, head_dim), rtol=1e-4):
         raise GgufError("its rotary frequencies are scaled in another way than Llama 3.1's")
     return scaling
+
+
+def _factor(file: GgufFile, name: str) -> float:
+    """What positions are divided by; 0 means 1, as in llama.cpp."""
+    for key in (f"{name}.rope.scaling.factor", f"{name}.rope.scale_linear"):
+        value = file.metadata.get(key)
+        if value is not None:
+            if not isinstance(value, float) or not 0 <= value < math.inf:
+                raise GgufError(f"{key} is {brief(value)}, expected a positive number")
+            return value or 1.0
+    return 1.0
 
 
 def llama3_factors(scaling: dict[str, Any], base: float, head_dim: int) -> np.ndarray:

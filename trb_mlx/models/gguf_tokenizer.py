@@ -188,12 +188,17 @@ def _sentence_piece(metadata: dict[str, Any], vocab: dict[str, int]) -> Tokenize
 def _merges_by_score(
     vocab: dict[str, int], scores: list[float], kinds: list[int]
 ) -> list[tuple[str, str]]:
-    """Every split of every normal piece into two pieces, best score first, as transformers does."""
+    """Every split of every normal piece into two pieces, best score first, as transformers does.
+
+    Only the lengths that pieces have are tried, so that a very long one takes no longer.
+    """
     ranked = []
+    lengths = sorted({len(piece) for piece in vocab if piece})
+    known = frozenset(lengths)
     for piece, index in vocab.items():
         if kinds[index] != NORMAL:
             continue
-        for cut in range(1, len(piece)):
+        for cut in (length for length in lengths if len(piece) - length in known):
             left, right = vocab.get(piece[:cut]), vocab.get(piece[cut:])
             if left is not None and right is not None:
                 ranked.append((-scores[index], left, right, piece[:cut], piece[cut:]))
