@@ -16,7 +16,6 @@ from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
 from trb_mlx.export import checkpoint
 from trb_mlx.ops import divergence, sampling, trust_region
-from trb_mlx.ops.trust_region import search_weight
 from trb_mlx.rollout import kv_cache, row_cache, speculative
 from trb_mlx.train.step import Stepper
 
@@ -57,7 +56,13 @@ def lost_chunk(patch: Patch) -> None:
 
 
 def scaled_weight(factor: float, patch: Patch) -> None:
-    patch.setattr(trust_region, "search_weight", lambda *rows: factor * search_weight(*rows))
+    plain = trust_region.solve_blend
+
+    def scaled(*rows: Any) -> trust_region.Solution:
+        solution = plain(*rows)
+        return solution._replace(weight=factor * solution.weight)
+
+    patch.setattr(trust_region, "solve_blend", scaled)
 
 
 def biased_draw(factor: float, patch: Patch) -> None:

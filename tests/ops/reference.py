@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SUPPORT_FLOOR = -345.0
+SUPPORT_FLOOR = -174.0
 
 
 def normalize(logits: np.ndarray) -> np.ndarray:

@@ -3,24 +3,56 @@
     μ* = argmin_μ KL(μ ‖ π_T)  subject to  KL(μ ‖ π_S) ≤ ε          (arXiv 2605.31159)
 
 Its solution is the geometric blend μ_β ∝ π_S^(1−β)·π_T^β with the largest feasible β in [0, 1].
+With r = log π_T − log π_S and A(β) = log Σ π_S e^{βr}, KL(β) = βA'(β) − A(β) rises with β.
+docs/math.md derives the one-pass trial.
 """
 
 from __future__ import annotations
 
-import mlx.core as mx
+from typing import NamedTuple
 
-from trb_mlx.ops.blend_search import SUPPORT_FLOOR, TEACHER_FLOOR, search_weight
-from trb_mlx.ops.numerics import log_softmax
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.ops.bracketing import Bracket, Points, first_weight
+from trb_mlx.ops.distribution import Distribution, rows_at_once, whole_blocks
+from trb_mlx.ops.numerics import in_blocks, log_softmax, sum_last
+
+# Student entries below this are outside its support: the root of e^−174 is float32's smallest
+# normal number, and a GPU flushes what is smaller to 0.
+SUPPORT_FLOOR = -174.0
+# Teacher entries at or below this are holes: masks are often written as a large finite number.
+TEACHER_FLOOR = -1e4
+HOLE = 1e30
+# A feasible trial of this share of the budget is taken; the search aims between it and 1.
+ENOUGH, AIM = 0.992, 0.996
+# Trials after the one at β = 1. Rows of language models need two, hard rows up to thirteen.
+TRIALS = 60
+TINY = 1e-37
+
+
+class Solution(NamedTuple):
+    """The largest feasible blend of each row.
+
+    Attributes:
+        weight: β, float32 `[...]`.
+        kl: KL(μ_β ‖ π_S) in nats, float32 `[...]`.
+        probs: μ_β, float32 `[..., V]`; where β = 0 the student's own.
+    """
+
+    weight: mx.array
+    kl: mx.array
+    probs: mx.array
 
 
 def solve_blend_weight(
     student_logprobs: mx.array, teacher_logprobs: mx.array, budget: mx.array | float
 ) -> mx.array:
-    """The largest β in [0, 1] with KL(μ_β ‖ π_S) ≤ budget, for every row at once.
+    """The largest β in [0, 1] with KL(μ_β ‖ π_S) ≤ budget, for every row.
 
-    No host sync; works inside mx.compile. Measured on the rows of tests/ops (docs/math.md has
-    the table), KL(μ_β ‖ π_S) in float64 stays below 1.001·budget and, where the budget binds,
-    above 0.99·budget.
+    The host looks at every trial, so this cannot be part of a compiled function. KL(μ_β ‖ π_S) in
+    float64 stays below 1.001·budget and, where the budget binds, above 0.99·budget
+    (scripts/solver_guarantee.py; docs/math.md has the table).
 
     Args:
         student_logprobs: `[..., V]`, normalised; −inf where the student has no mass.
@@ -32,15 +64,170 @@ def solve_blend_weight(
         weight infeasible; exactly 1 where the teacher, restricted to the student's support
         and renormalised, is feasible.
     """
-    shape = student_logprobs.shape[:-1]
+    shape, vocab = student_logprobs.shape[:-1], student_logprobs.shape[-1]
     limit = mx.broadcast_to(mx.array(budget, dtype=mx.float32), shape).reshape(-1)
-    vocab = student_logprobs.shape[-1]
-    rows = [
-        array.astype(mx.float32).reshape(-1, vocab)
-        for array in (student_logprobs, teacher_logprobs)
-    ]
-    weight = search_weight(rows[0], rows[1], limit)
-    return mx.where(limit > 0.0, weight, 0.0).reshape(shape)
+    student, teacher = (x.reshape(-1, vocab) for x in (student_logprobs, teacher_logprobs))
+    found, count = [mx.zeros(0)], rows_at_once(vocab)
+    for start in range(0, len(limit), count):
+        part = slice(start, start + count)
+        ours, theirs = (whole_blocks(x[part].astype(mx.float32)) for x in (student, teacher))
+        rows = Distribution(ours, mx.exp(0.5 * ours))
+        found.append(solve_blend(rows, theirs, limit[part]).weight)
+    return mx.concatenate(found).reshape(shape)
+
+
+def solve_blend(
+    student: Distribution, teacher_logprobs: mx.array, budget: mx.array | float
+) -> Solution:
+    """As `solve_blend_weight`, with what each row's last trial tells of its blend.
+
+    A row leaves the search with the first trial that is feasible and close enough to the budget.
+
+    Args:
+        student: `[..., V]` (`distribution.softmax`).
+        teacher_logprobs: `[..., V]`, as wide.
+        budget: ε in nats, a scalar or `[...]`.
+    """
+    shape = student.logprobs.shape
+    limits = mx.broadcast_to(mx.array(budget, dtype=mx.float32), shape[:-1])
+    rows = _prepare(student, teacher_logprobs)
+    low, low_spread = _at_zero(rows)
+    limit = np.asarray(limits.reshape(-1)).astype(np.float64)
+    # Without a budget, and where the holes alone are too far, the student draws.
+    alone = (limit <= 0.0) | (-low.level > limit)
+    none = np.zeros(alone.sum())
+    found = [(np.flatnonzero(alone), none, none, rows.probs[_ids(alone)])]
+    going, limit = np.flatnonzero(~alone), limit[~alone]
+    rows, low, low_spread = _take(rows, ~alone), low.take(~alone), low_spread[~alone]
+    aim, weight = np.sqrt(AIM * limit), np.ones(len(going))
+    low = low._replace(excess=np.sqrt(-low.level) - aim)
+    bracket = Bracket(low, low, low)
+    for number in range(TRIALS if len(going) else 0):
+        trial = _evaluate(rows, weight, bracket.bound(weight))
+        kl, level = _to_host(trial.kl, trial.level)
+        enough = (kl >= ENOUGH * limit) | (weight == 1.0)
+        done = ((kl <= limit) & enough) | (number + 1 == TRIALS)
+        if done.any():
+            law = (trial.law / trial.total[:, None])[_ids(done)]
+            found.append((going[done], weight[done], kl[done], law))
+        if done.all():
+            break
+        point = Points(weight, np.sqrt(kl) - aim, level, (kl + level) / weight)
+        if number == 0:
+            bracket = Bracket(point, low, low)
+            (spread,) = _to_host(trial.spread)
+            weight = first_weight(np.sqrt(-low.level), np.sqrt(kl), aim, low_spread, spread)
+        else:
+            bracket = bracket.closer(point)
+            weight = bracket.guess() if number + 2 < TRIALS else bracket.lower()
+        weight = weight.astype(np.float32).astype(np.float64)
+        if done.any():
+            rows, bracket = _take(rows, ~done), bracket.take(~done)
+            going, limit, aim, weight = (x[~done] for x in (going, limit, aim, weight))
+    return _gather(found, shape)
+
+
+def _gather(
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, mx.array]], shape: tuple[int, ...]
+) -> Solution:
+    """What rows left with, in their order."""
+    places, weights, kls, laws = zip(*(part for part in found if len(part[0])), strict=True)
+    back = np.argsort(np.concatenate(places))
+    weight, kl = (
+        mx.array(np.concatenate(x)[back].astype(np.float32)).reshape(shape[:-1])
+        for x in (weights, kls)
+    )
+    law = laws[0] if len(laws) == 1 else mx.concatenate(laws)[mx.array(back)]
+    return Solution(weight, kl, law.reshape(shape))
+
+
+def _ids(chosen: np.ndarray) -> mx.array:
+    return mx.array(np.flatnonzero(chosen).astype(np.int32))
+
+
+class _Rows(NamedTuple):
+    """Rows `[R, V]` and what every trial needs of them; `mass` `[R]` is Σ π_S as it adds up."""
+
+    student_logprobs: mx.array
+    roots: mx.array  # √π_S keeps π_S·e^x in float32's range where π_S is not
+    probs: mx.array
+    ratio: mx.array  # r, hugely negative outside either support
+    mass: mx.array
+
+
+class _Trial(NamedTuple):
+    """What one pass tells at β: KL, A, Var_{μ_β}[βr] `[R]`, and μ_β = law/total `[R, V]`, `[R]`."""
+
+    kl: mx.array
+    level: mx.array
+    spread: mx.array
+    law: mx.array
+    total: mx.array
+
+
+def _take(rows: _Rows, chosen: np.ndarray) -> _Rows:
+    return rows if chosen.all() else _Rows(*(x[_ids(chosen)] for x in rows))
+
+
+def _prepare(student: Distribution, teacher_logprobs: mx.array) -> _Rows:
+    vocab = teacher_logprobs.shape[-1]
+    ours, roots, theirs = (x.reshape(-1, vocab) for x in (*student, teacher_logprobs))
+    # A choice between arrays costs a CPU half an exponential, the smaller of two next to nothing:
+    # what is below a floor is below it by so much that HOLE times that is the smaller.
+    ours_kept, theirs_kept = (
+        mx.maximum(ours, 2 * SUPPORT_FLOOR),
+        mx.maximum(theirs, 2 * TEACHER_FLOOR),
+    )
+    inside = mx.minimum(ours_kept - SUPPORT_FLOOR, theirs_kept - TEACHER_FLOOR)
+    ratio = mx.minimum(theirs_kept - ours_kept, HOLE * inside)
+    probs = roots * roots
+    return _Rows(ours, roots, probs, ratio, sum_last(probs))
+
+
+def _at_zero(rows: _Rows) -> tuple[Points, np.ndarray]:
+    """The limit β → 0+, the student restricted to the teacher's support, and Var[r] there."""
+    hole = mx.clip(rows.ratio * (1.0 / HOLE), -1.0, 0.0)  # −1 in holes, else next to 0
+    shared = rows.probs * (1.0 + hole)
+    ratio = mx.maximum(rows.ratio, 2 * TEACHER_FLOOR)  # finite where squared
+    first = shared * ratio
+    holes = mx.clip(-sum_last(rows.probs * hole) / rows.mass, 0.0, 1.0)
+    kept = rows.mass * mx.maximum(1.0 - holes, TINY)
+    mean, second = sum_last(first) / kept, sum_last(first * ratio) / kept
+    level, slope, spread = _to_host(mx.log1p(-holes), mean, second - mean * mean)
+    return Points(np.zeros_like(level), -level, level, slope), spread
+
+
+def _evaluate(rows: _Rows, weight: np.ndarray, bound: np.ndarray) -> _Trial:
+    """KL and A at β in one pass with one transcendental, expm1.
+
+    x = βr − c with a lower bound c of A(β): tangents of the convex A and the largest exponent are
+    such bounds, so that e^{A−c} is neither tiny nor beyond V, and e^{x/2} is in float32's range.
+    With G = Σπ_S(e^x − 1) and S = Σπ_S(x·e^x − (e^x − 1)):
+    A = c + log(1 + G) and KL = S/(1 + G) + G/(1 + G) − log(1 + G).
+    """
+    beta, tangent = (mx.array(x.astype(np.float32))[:, None] for x in (weight, bound))
+    tilt = rows.ratio * beta
+    largest = in_blocks(rows.student_logprobs + tilt, -mx.inf).max(-1).max(-1)[:, None]
+    guess = mx.maximum(largest, tangent)
+    exponent = mx.maximum(tilt - guess, -200.0)  # e^−200 is 0; 0·HOLE need not be
+    # π_S·(e^x − 1) by (1 + h)² − 1 = h·(h + 2), each factor with its share of π_S.
+    first = rows.roots * mx.expm1(0.5 * exponent)
+    change = first * (first + 2.0 * rows.roots)
+    law = change + rows.probs
+    pull = law * exponent
+    gain = sum_last(change) / rows.mass
+    norm = 1.0 + gain
+    stable = sum_last(pull - change) / rows.mass
+    kl = mx.maximum(stable / norm + (gain / norm - mx.log1p(gain)), 0.0)
+    mean = (stable + gain) / norm
+    spread = sum_last(pull * exponent) / (rows.mass * norm) - mean * mean
+    level = guess.squeeze(-1) + mx.log1p(gain)
+    return _Trial(kl, level, spread, law, rows.mass * norm)
+
+
+def _to_host(*values: mx.array) -> list[np.ndarray]:
+    mx.eval(*values)
+    return [np.asarray(value).astype(np.float64) for value in values]
 
 
 def blend_logprobs(
@@ -56,12 +243,11 @@ def blend_logprobs(
     Returns:
         float32 `[..., V]`, normalised. At β = 0 the student's own array, bit for bit; at β = 1
         the teacher restricted to the student's support (entries the student gives less than
-        e^−345, beyond float32's reach, count as outside, and teacher log-probs of −10^4 and
-        less as none).
+        e^−174 count as outside, and teacher log-probs below −10^4 as none).
     """
     student = student_logprobs.astype(mx.float32)
     beta = mx.broadcast_to(mx.array(weight, dtype=mx.float32), student.shape[:-1])[..., None]
-    outside = (student < SUPPORT_FLOOR) | (teacher_logprobs <= TEACHER_FLOOR)
+    outside = (student < SUPPORT_FLOOR) | (teacher_logprobs < TEACHER_FLOOR)
     own = mx.where(outside, 0.0, student)
     other = mx.where(outside, 0.0, teacher_logprobs.astype(mx.float32))
     mixed = mx.where(outside, -mx.inf, own + beta * (other - own))

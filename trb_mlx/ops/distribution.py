@@ -1,0 +1,99 @@
+"""A softmax in the forms that drawing, blending and recording share, computed once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from trb_mlx.ops.numerics import in_blocks, sum_last
+
+LOWEST = -1e30  # finite: 0·LOWEST is 0, and a row of −inf alone stays free of nan
+# Entries (rows × vocabulary) of one array where rows are taken some at a time. On a CPU they stay
+# in its cache: for larger arrays MLX gets fresh pages, which cost as much as the work.
+CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**24
+
+
+class Distribution(NamedTuple):
+    """Rows of a softmax; V may be padded by impossible entries to whole blocks.
+
+    Attributes:
+        logprobs: float32 `[..., V]`, normalised.
+        roots: √π, float32 `[..., V]`. A root holds what π itself, below e^−87, cannot.
+    """
+
+    logprobs: mx.array
+    roots: mx.array
+
+    @property
+    def probs(self) -> mx.array:
+        """π, float32 `[..., V]`."""
+        return self.roots * self.roots
+
+    def at(self, ids: mx.array) -> mx.array:
+        """Log-probs `[...]` of one id a row, int `[...]`."""
+        return mx.take_along_axis(self.logprobs, ids[..., None], axis=-1).squeeze(-1)
+
+    def take(self, rows: mx.array | slice) -> Distribution:
+        """Some rows."""
+        return Distribution(self.logprobs[rows], self.roots[rows])
+
+
+def softmax(logits: mx.array) -> Distribution:
+    """The distribution of logits `[..., V]`, normalised or not; a row needs one exponential."""
+    logits = whole_blocks(logits.astype(mx.float32))
+    peak = mx.maximum(in_blocks(logits, -mx.inf).max(-1).max(-1), LOWEST)[..., None]
+    shifted = logits - peak
+    roots = mx.exp(0.5 * shifted)
+    total = mx.maximum(sum_last(roots * roots, keepdims=True), 1e-37)
+    return Distribution(shifted - mx.log(total), roots * mx.rsqrt(total))
+
+
+def whole_blocks(logits: mx.array) -> mx.array:
+    """`[..., V]` padded by −inf until `in_blocks` is a mere view."""
+    blocks = in_blocks(logits, -mx.inf)
+    return blocks.reshape(*logits.shape[:-1], -1)
+
+
+def rows_at_once(vocab: int) -> int:
+    """How many rows of a vocabulary are taken at a time on the default device."""
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    return max(1, (CPU_ENTRIES if on_cpu else GPU_ENTRIES) // vocab)
+
+
+def entropy_of(rows: Distribution) -> mx.array:
+    """Entropy `[...]` in nats."""
+    return -sum_last(rows.probs * mx.maximum(rows.logprobs, LOWEST))
+
+
+def log_rest(rows: Distribution, support: mx.array) -> mx.array:
+    """Log of the mass outside a support of distinct ids `[..., K]`; −inf where there is none.
+
+    It is summed itself, as in `divergence.support_logprobs`.
+    """
+    outside = mx.put_along_axis(rows.probs, support, mx.array(0.0), axis=-1)
+    return mx.log(sum_last(outside))
+
+
+def top_k(values: mx.array, count: int) -> mx.array:
+    """Ids `[..., K]` of the largest of `[..., V]`, in no particular order; K is at most V.
+
+    An argpartition of a whole row is a full sort on Metal. The K blocks with the largest maxima
+    hold the K largest entries.
+    """
+    size = values.shape[-1]
+    count = min(count, size)
+    blocks = in_blocks(values, -mx.inf)
+    if blocks.shape[-2] > count:
+        best = _partition(blocks.max(-1), count)
+        values = mx.take_along_axis(blocks, best[..., None], axis=-2)
+        ids = best[..., None] * blocks.shape[-1] + mx.arange(blocks.shape[-1])
+        # What pads the last block comes after every entry, −inf ones included.
+        values = mx.where(ids < size, mx.maximum(values, LOWEST), -mx.inf)
+        values, ids = (x.reshape(*x.shape[:-2], -1) for x in (values, ids))
+        return mx.take_along_axis(ids, _partition(values, count), axis=-1).astype(mx.int32)
+    return _partition(values, count).astype(mx.int32)
+
+
+def _partition(values: mx.array, count: int) -> mx.array:
+    return mx.argpartition(-values, kth=count - 1, axis=-1)[..., :count]
