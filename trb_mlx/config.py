@@ -79,23 +79,30 @@ class DataConfig(Section):
     """Prompts to train on and held-out prompts to evaluate on.
 
     Without `eval`, a generated source gives its test split, and any other source its last
-    `eval.prompts` prompts, which are then not trained on.
+    `eval.prompts` prompts, which are then not trained on; a folder of mlx-lm's gives its
+    `valid.jsonl`. Rows that cannot be used (empty, without text, refused by the chat template)
+    are left out and counted, or end the run: `on_bad_row`.
     """
 
     train: PromptSource = PromptSource()
     eval: PromptSource | None = None
     max_prompt_tokens: PositiveInt = 1024
     deduplicate: bool = True
+    on_bad_row: Literal["skip", "error"] = "skip"
 
 
 class PromptConfig(Section):
-    """How a prompt becomes text: a chat template, or a plain format for models without one."""
+    """How a prompt becomes text: a chat template, or a plain format for models without one.
+
+    `template_kwargs` are further variables for the chat template.
+    """
 
     format: Literal["auto", "chat", "plain"] = "auto"
     plain: str = "{prompt}\n"
     system: str | None = None
     chat_template: str | None = None
     enable_thinking: bool = False
+    template_kwargs: dict[str, Any] = {}
 
 
 class RolloutConfig(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trb_mlx.config import DataConfig, PromptConfig, PromptSource
-from trb_mlx.data.prompts import PromptSet, load_prompts, order
+from trb_mlx.data import sources, templates
+from trb_mlx.data.prompts import MOST_BAD_ROWS, PromptSet, load_prompts, order
 from trb_mlx.errors import UserError
 
 
@@ -95,6 +97,83 @@ def test_a_set_without_a_prompt_left_says_why(tmp_path: Path, base: Any) -> None
     with pytest.raises(UserError) as caught:
         loaded(jsonl(tmp_path, "abcdef", "ghijkl"), base, max_prompt_tokens=3)
     assert "no prompt left: 2 are longer than data.max_prompt_tokens = 3" in str(caught.value)
+
+
+# Rows that cannot be used
+
+
+def with_bad_rows(tmp_path: Path) -> PromptSource:
+    rows = [{"prompt": "a"}, {"prompt": None}, {"prompt": " "}, {"answer": 1}, {"prompt": "b"}]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return PromptSource(source=str(path))
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path: Path, base: Any) -> None:
+    found = loaded(with_bad_rows(tmp_path), base)
+    assert [(prompt.index, prompt.text) for prompt in found.prompts] == [(0, "a"), (1, "b")]
+    assert found.bad_rows == 3
+    assert found.left_out(50).startswith("3 rows that cannot be used (the first: ")
+    assert "prompts.jsonl:2 has nothing in its column prompt" in found.first_bad
+
+
+def test_a_bad_row_ends_the_run_if_asked(tmp_path: Path, base: Any) -> None:
+    with pytest.raises(UserError, match=r"prompts\.jsonl:2 has nothing in its column prompt"):
+        loaded(with_bad_rows(tmp_path), base, on_bad_row="error")
+
+
+def test_a_row_that_the_template_refuses_is_a_bad_one(tmp_path: Path, base: Any) -> None:
+    refuses = "{% if 'x' in messages[0].content %}{{ raise_exception('no x') }}{% endif %}ok"
+    source, prompt = jsonl(tmp_path, "a", "x", "xx"), PromptConfig(chat_template=refuses)
+    found = load_prompts(source, DataConfig(), prompt, base, 0)
+    assert (len(found.prompts), found.bad_rows) == (1, 2)
+    assert found.first_bad.endswith("prompts.jsonl:2: the chat template refused a prompt: no x")
+
+
+def test_where_no_row_is_good_the_first_says_why(tmp_path: Path, base: Any) -> None:
+    with pytest.raises(UserError, match=r"prompts\.jsonl:1 has nothing for a prompt"):
+        loaded(jsonl(tmp_path, " ", ""), base)
+
+
+def test_a_column_that_the_first_row_lacks_is_no_bad_row(tmp_path: Path, base: Any) -> None:
+    source = jsonl(tmp_path, "a").model_copy(update={"prompt_column": "problem"})
+    with pytest.raises(UserError, match="has no column problem, which prompt_column names"):
+        loaded(source, base)
+
+
+def test_a_stream_of_bad_rows_is_given_up(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def endless(*_: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number in range(10**9):
+            taken.append(number)
+            yield f"row {number}", {"prompt": None}
+
+    monkeypatch.setattr(sources, "hub_rows", endless)
+    with pytest.raises(UserError, match="row 0 has nothing"):
+        loaded(PromptSource(source="a/b", streaming=True, limit=3), base)
+    assert len(taken) == MOST_BAD_ROWS
+
+
+def test_a_template_without_an_end_is_no_rows_fault(
+    tmp_path: Path, base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "LIMIT_S", 0.2)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    prompt = PromptConfig(chat_template=loops)
+    with pytest.raises(UserError, match=r"prompts\.jsonl:1: the chat template did not end"):
+        load_prompts(jsonl(tmp_path, *"abcdefgh"), DataConfig(), prompt, base, 0)
+
+
+def test_prompts_that_differ_in_their_calls_alone_are_no_duplicates(
+    tmp_path: Path, base: Any
+) -> None:
+    user = {"role": "user", "content": "Q"}
+    turns = [[user, {"role": "assistant", "tool_calls": [name]}, user] for name in "aab"]
+    path = tmp_path / "calls.jsonl"
+    path.write_text("".join(json.dumps({"messages": part}) + "\n" for part in turns))
+    found = loaded(PromptSource(source=str(path)), base)
+    assert (len(found.prompts), found.duplicates) == (2, 1)
 
 
 def test_a_stream_needs_a_limit(base: Any) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from trb_mlx.config import PromptSource
 from trb_mlx.config_file import nearest
 from trb_mlx.data.answers import gold_answer
+from trb_mlx.data.conversations import BadRow, Message, read_messages, read_tools
 from trb_mlx.errors import UserError
 
-Message = dict[str, str]  # {"role": "user", "content": "..."}
+__all__ = ["BadRow", "Example", "Message", "example_of", "read_columns"]
 
-# In the order they are looked for. A column named in the config goes before all of them.
-PROMPT_COLUMNS = ("messages", "conversations", "prompt", "problem", "question")
+# In the order they are looked for, in any capitalisation. A column named in the config goes
+# before all of them.
+PROMPT_COLUMNS = ("messages", "conversations", "prompt", "problem", "question", "instruction")
 ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer", "ground_truth")
-ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names, as OpenThoughts3 has them
+SYSTEM_COLUMNS = ("system", "system_prompt")
+MORE_COLUMNS = (*SYSTEM_COLUMNS, "tools", "input")
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,16 @@ class Example:
     """A prompt and the gold answer where there is one.
 
     The prompt is the text of one user turn, or a conversation that ends with a user turn.
-    `grader` is as in `types.Prompt`.
+    `grader` is as in `types.Prompt`, `tools` are for the chat template, `where` is the row's
+    place (`file:line`), and `unused` names what the row holds besides that cannot be used.
     """
 
     messages: tuple[Message, ...] | str
     answer: str | None = None
     grader: str | None = None
+    tools: tuple[Any, ...] = ()
+    where: str = field(default="", compare=False)
+    unused: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -47,7 +56,8 @@ class Example:
     @property
     def text(self) -> str:
         """What the turns say, one paragraph each, without the system message."""
-        return "\n\n".join(turn["content"] for turn in self.turns if turn["role"] != "system")
+        said = [turn["content"] for turn in self.turns if turn["role"] != "system"]
+        return "\n\n".join(text for text in said if text)
 
 
 def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
@@ -56,22 +66,53 @@ def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Exam
     Args:
         row: column name → value.
         source: its `prompt_column` and `answer_column` win over the columns found by name.
-        where: the row's place (`file:line`, or the data set), for errors.
+        where: the row's place (`file:line`, or the data set and row), for errors.
 
     Raises:
-        UserError: a missing column, an empty prompt, or a conversation without a user turn.
+        BadRow: an empty prompt, a conversation without a user turn, or text that is no Unicode.
+        UserError: a missing column.
     """
-    messages = _messages(row[_prompt_column(row, source, where)], where)
-    column = _answer_column(row, source, where)
-    return Example(messages, None if column is None else gold_answer(row[column]))
+    names = _by_plain_name(row)
+    messages = read_messages(_prompt_of(row, names, source, where), where)
+    column = _answer_column(row, names, source, where)
+    answer = None if column is None else gold_answer(row[column])
+    messages, unused = _with_system(messages, row, names, where)
+    tools = read_tools(row[names["tools"]], where) if "tools" in names else ()
+    _check_unicode((messages, answer, tools), where)
+    return Example(messages, answer, None, tools, where, unused)
 
 
-def _prompt_column(row: Mapping[str, Any], source: PromptSource, where: str) -> str:
+def read_columns(columns: Iterable[str], source: PromptSource) -> list[str]:
+    """Those of a data set's columns that `example_of` looks at."""
+    prompts = [source.prompt_column] if source.prompt_column else PROMPT_COLUMNS
+    answers = [source.answer_column] if source.answer_column else ANSWER_COLUMNS
+    wanted = {*prompts, *answers, *MORE_COLUMNS}
+    return [name for name in columns if name in wanted or _plain(name) in wanted]
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _by_plain_name(row: Mapping[str, Any]) -> dict[str, str]:
+    """A column's name without its capitals → the column; an exact name goes first."""
+    return {_plain(name): name for name in row} | {n: n for n in row if n == _plain(n)}
+
+
+def _prompt_of(
+    row: Mapping[str, Any], names: Mapping[str, str], source: PromptSource, where: str
+) -> Any:
     if source.prompt_column is not None:
-        return _named_column(row, source.prompt_column, "prompt_column", where)
-    for column in PROMPT_COLUMNS:
-        if row.get(column) is not None:
-            return column
+        return row[_named_column(row, source.prompt_column, "prompt_column", where)]
+    there = [names[column] for column in PROMPT_COLUMNS if column in names]
+    filled = next((name for name in there if row[name] is not None), None)
+    if filled is not None:
+        value, more = row[filled], row.get(names.get("input", ""))
+        if _plain(filled) == "instruction" and isinstance(value, str) and isinstance(more, str):
+            return f"{value}\n\n{more}" if more.strip() else value  # Alpaca's form
+        return value
+    if there:
+        raise BadRow(f"{where} has nothing in its column {there[0]}, expected a prompt.")
     if "text" in row:
         raise UserError(
             f"{where} holds `text`, which does not say where its prompt ends; "
@@ -79,14 +120,26 @@ def _prompt_column(row: Mapping[str, Any], source: PromptSource, where: str) -> 
         )
     raise UserError(
         f"{where} has no prompt column; expected one of {', '.join(PROMPT_COLUMNS)}, or "
-        f"prompt_column to name one of its own (columns: {', '.join(row) or 'none'})."
+        f"prompt_column to name one of its own{_likely_column(row)} "
+        f"(columns: {', '.join(row) or 'none'})."
     )
 
 
-def _answer_column(row: Mapping[str, Any], source: PromptSource, where: str) -> str | None:
+def _likely_column(row: Mapping[str, Any]) -> str:
+    """`; did you mean prompt_column: X?` for the column that sounds most like a prompt's."""
+    for name in row:
+        if difflib.get_close_matches(_plain(name), PROMPT_COLUMNS, n=1, cutoff=0.6):
+            return f"; did you mean prompt_column: {name}?"
+    return ""
+
+
+def _answer_column(
+    row: Mapping[str, Any], names: Mapping[str, str], source: PromptSource, where: str
+) -> str | None:
     if source.answer_column is not None:
         return _named_column(row, source.answer_column, "answer_column", where)
-    return next((column for column in ANSWER_COLUMNS if row.get(column) is not None), None)
+    there = (names[column] for column in ANSWER_COLUMNS if column in names)
+    return next((name for name in there if row[name] is not None), None)
 
 
 def _named_column(row: Mapping[str, Any], column: str, key: str, where: str) -> str:
@@ -98,30 +151,33 @@ def _named_column(row: Mapping[str, Any], column: str, key: str, where: str) -> 
     )
 
 
-def _messages(value: Any, where: str) -> tuple[Message, ...] | str:
-    """The turns up to the last user turn: the student writes what comes after it."""
-    if isinstance(value, str) and value.strip():
-        return value
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        empty = not value or isinstance(value, str)
-        shown = "nothing" if empty else f"a {type(value).__name__}"
-        raise UserError(f"{where} has {shown} for a prompt, expected text or a list of messages.")
-    turns = [_message(turn, where) for turn in value]
-    asked = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
-    if not asked:
-        raise UserError(f"{where} has no user turn, expected one for the student to answer.")
-    if not turns[asked[-1]]["content"].strip():
-        raise UserError(f"{where} has an empty prompt, expected some text.")
-    return tuple(turns[: asked[-1] + 1])
+def _with_system(
+    messages: tuple[Message, ...] | str,
+    row: Mapping[str, Any],
+    names: Mapping[str, str],
+    where: str,
+) -> tuple[tuple[Message, ...] | str, tuple[str, ...]]:
+    """The messages behind the system text of a column of its own, and what of it goes unused."""
+    there = (names[column] for column in SYSTEM_COLUMNS if column in names)
+    column = next((name for name in there if row[name]), None)
+    if column is None:
+        return messages, ()
+    text = row[column]
+    if not isinstance(text, str):
+        raise BadRow(f"{where} has a {type(text).__name__} in its column {column}, expected text.")
+    turns = ({"role": "user", "content": messages},) if isinstance(messages, str) else messages
+    own = [turn["content"] for turn in turns if turn["role"] == "system"]
+    if not own:
+        return ({"role": "system", "content": text}, *turns), ()
+    differs = own[0].strip() != text.strip()
+    return messages, (f"a column {column} beside a system message",) if differs else ()
 
 
-def _message(turn: Any, where: str) -> Message:
-    turn = turn if isinstance(turn, Mapping) else {}
-    role = turn.get("role", turn.get("from"))
-    content = turn.get("content", turn.get("value"))
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise UserError(
-            f"{where} has a message without text; "
-            'expected {"role": ..., "content": ...} or {"from": ..., "value": ...}.'
-        )
-    return {"role": ROLES.get(role, role), "content": content}
+def _check_unicode(values: Any, where: str) -> None:
+    try:
+        json.dumps(values, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(error.object[error.start]):04X}"
+        raise BadRow(f"{where} holds {half}, half of a surrogate pair and no character.") from error
+    except RecursionError as error:
+        raise BadRow(f"{where} is nested too deeply.") from error

@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from jinja2 import TemplateError
+from typing import Any, Protocol
 
 from trb_mlx.config import PromptConfig
-from trb_mlx.data.examples import Example, Message
+from trb_mlx.data.conversations import Message
+from trb_mlx.data.examples import Example
+from trb_mlx.data.templates import TemplateTimeout, check_template, render, template_source
 from trb_mlx.errors import UserError
 
-Formatter = Callable[[Example], tuple[str, tuple[int, ...]]]
+
+class Notes:
+    """What is said once about a whole set of prompts, with a count and the first of them."""
+
+    def __init__(self) -> None:
+        """Nothing is noted yet."""
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, sentence: str, where: str) -> None:
+        """Note it of one prompt."""
+        self._counts[sentence] += 1
+        self._first.setdefault(sentence, where)
+
+    def lines(self) -> list[str]:
+        """A line for each thing noted."""
+        return [
+            f"{sentence} ({count} prompt{'' if count == 1 else 's'}"
+            + (f", the first: {first})" if first else ")")
+            for (sentence, count), first in zip(
+                self._counts.items(), self._first.values(), strict=True
+            )
+        ]
+
+
+class Formatter(Protocol):
+    """From an example to its prompt's text and ids; `notes` is what that did to them."""
+
+    notes: Notes
+
+    def __call__(self, example: Example) -> tuple[str, tuple[int, ...]]:
+        """The prompt's text and ids.
+
+        Raises:
+            UserError: the chat template refuses the example, or it is no text.
+        """
+        ...
 
 
 def make_formatter(config: PromptConfig, tokenizer: Any) -> Formatter:
@@ -29,13 +66,13 @@ def make_formatter(config: PromptConfig, tokenizer: Any) -> Formatter:
     template = _template_text(config.chat_template)
     has_template = template is not None or bool(tokenizer.has_chat_template)
     if config.format == "plain" or (config.format == "auto" and not has_template):
-        return _plain_formatter(config, tokenizer)
+        return _PlainFormatter(config, tokenizer)
     if not has_template:
         raise UserError(
             "prompt.format is chat, but the model has no chat template; "
             "expected prompt.chat_template, or prompt.format: plain."
         )
-    return _chat_formatter(config, tokenizer, template)
+    return _ChatFormatter(config, tokenizer, template)
 
 
 def _template_text(template: str | None) -> str | None:
@@ -44,31 +81,66 @@ def _template_text(template: str | None) -> str | None:
         return template
     try:
         return Path(template).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null in the path
         raise UserError(
             f"prompt.chat_template {template} is neither a readable text file nor a Jinja "
             "template, expected one of them."
         ) from error
 
 
-def _chat_formatter(config: PromptConfig, tokenizer: Any, template: str | None) -> Formatter:
-    options: dict[str, Any] = {
-        "add_generation_prompt": True,
-        "enable_thinking": config.enable_thinking,
-    }
-    if template is not None:
-        options["chat_template"] = template
+class _ChatFormatter:
+    def __init__(self, config: PromptConfig, tokenizer: Any, template: str | None) -> None:
+        self.notes = Notes()
+        self._system = config.system
+        self._tokenizer = tokenizer
+        self._options: dict[str, Any] = {
+            "add_generation_prompt": True,
+            "enable_thinking": config.enable_thinking,
+            **config.template_kwargs,
+        }
+        if template is not None:
+            self._options["chat_template"] = template
+        self._source = template_source(tokenizer, template)
+        self._takes_system = True
+        check_template(self._source)
 
-    def format_example(example: Example) -> tuple[str, tuple[int, ...]]:
-        messages = _with_system(example, config.system)
+    def __call__(self, example: Example) -> tuple[str, tuple[int, ...]]:
+        options = self._options | ({"tools": list(example.tools)} if example.tools else {})
+        text = self._render(_with_system(example, self._system), options, example.where)
+        for part in [*example.unused, *_parts(example)]:
+            if self._source and part not in self._source:
+                self.notes.add(f"the chat template does not show {part}", example.where)
+        return text, _ids(self._tokenizer, text, add_special_tokens=False)
+
+    def _render(self, messages: list[Message], options: dict[str, Any], where: str) -> str:
+        """The text; where the template takes no system message, its text goes to the user's.
+
+        A template may refuse the role, or leave it out without a word.
+        """
+        if messages[0]["role"] != "system":
+            return render(self._tokenizer, messages, options)
+        refusal = text = None
+        if self._takes_system:
+            try:
+                text = render(self._tokenizer, messages, options)
+            except TemplateTimeout:
+                raise
+            except UserError as error:
+                refusal = error
+        system = messages[0]["content"].strip()
+        if text is not None and system in text:
+            return text
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-            tokens = tokenizer.apply_chat_template(messages, tokenize=True, **options)
-        except TemplateError as error:
-            raise UserError(f"the chat template refused a prompt: {error}.") from error
-        return text, tuple(int(token) for token in tokens)
-
-    return format_example
+            merged = render(self._tokenizer, _before_first_user(messages), options)
+        except UserError as error:
+            raise refusal or error from error
+        if text is not None and system not in merged:
+            return text  # a template of its own mind
+        self._takes_system = False
+        self.notes.add(
+            "the chat template takes no system text, so it stands before the first user turn", where
+        )
+        return merged
 
 
 def _with_system(example: Example, system: str | None) -> list[Message]:
@@ -78,15 +150,37 @@ def _with_system(example: Example, system: str | None) -> list[Message]:
     return [{"role": "system", "content": system}, *example.turns]
 
 
-def _plain_formatter(config: PromptConfig, tokenizer: Any) -> Formatter:
-    if "{prompt}" not in config.plain:
-        raise UserError(f"prompt.plain is {config.plain!r}, expected a text with {{prompt}} in it.")
+def _before_first_user(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the leading system text before the first user turn's."""
+    system, *turns = messages
+    place = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
+    text = f"{system['content']}\n\n{turns[place]['content']}"
+    turns[place] = turns[place] | {"content": text}
+    return turns
 
-    def format_example(example: Example) -> tuple[str, tuple[int, ...]]:
-        text = fill_plain(config.plain, example.text, example.system or config.system or "")
-        return text, encode_prompt(tokenizer, text)
 
-    return format_example
+def _parts(example: Example) -> list[str]:
+    """What an example holds besides the text of its turns, by the names templates give it."""
+    names = ("tool_calls", "function_call", "reasoning_content")
+    found = [name for name in names if any(name in turn for turn in example.turns)]
+    return [*found, "tools"] if example.tools else found
+
+
+class _PlainFormatter:
+    def __init__(self, config: PromptConfig, tokenizer: Any) -> None:
+        if "{prompt}" not in config.plain:
+            raise UserError(
+                f"prompt.plain is {config.plain!r}, expected a text with {{prompt}} in it."
+            )
+        self.notes = Notes()
+        self._plain, self._system = config.plain, config.system or ""
+        self._tokenizer = tokenizer
+
+    def __call__(self, example: Example) -> tuple[str, tuple[int, ...]]:
+        for part in [*example.unused, *_parts(example)]:
+            self.notes.add(f"prompt.plain does not show {part}", example.where)
+        text = fill_plain(self._plain, example.text, example.system or self._system)
+        return text, encode_prompt(self._tokenizer, text)
 
 
 def fill_plain(plain: str, prompt: str, system: str) -> str:
@@ -103,11 +197,22 @@ def fill_plain(plain: str, prompt: str, system: str) -> str:
 
 def encode_prompt(tokenizer: Any, text: str) -> tuple[int, ...]:
     """The ids of a text with the BOS its model expects, once, and never an EOS added behind."""
-    bare = tokenizer.encode(text, add_special_tokens=False)
+    bare = _ids(tokenizer, text, add_special_tokens=False)
     bos = tokenizer.bos_token
     if bos and text.startswith(bos):
-        return tuple(bare)
-    full = tokenizer.encode(text)
+        return bare
+    full = _ids(tokenizer, text)
     if full and full[-1] in tokenizer.eos_token_ids and bare[-1:] != full[-1:]:
         full = full[:-1]
-    return tuple(full)
+    return full
+
+
+def _ids(tokenizer: Any, text: str, **options: Any) -> tuple[int, ...]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise UserError(
+            f"the prompt holds {half}, half of a surrogate pair and no character."
+        ) from error
+    return tuple(int(token) for token in tokenizer.encode(text, **options))

@@ -77,9 +77,9 @@ def _load(
     found = load_prompts(
         source, config.data, config.prompt, tokenizer, seed=config.train.seed, count=count
     )
-    if found.too_long or found.duplicates:
-        say(
-            f"{source.source} ({source.split}): left out {found.too_long} prompts over "
-            f"data.max_prompt_tokens and {found.duplicates} duplicates; {len(found.prompts)} remain"
-        )
+    left_out = found.left_out(config.data.max_prompt_tokens)
+    if left_out:
+        say(f"{source.source} ({source.split}): left out {left_out}; {len(found.prompts)} remain")
+    for note in found.notes:
+        say(f"{source.source} ({source.split}): {note}")
     return found.prompts

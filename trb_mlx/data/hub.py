@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from trb_mlx.config import PromptSource
 from trb_mlx.config_file import nearest
-from trb_mlx.data.examples import ANSWER_COLUMNS, PROMPT_COLUMNS
+from trb_mlx.data.examples import PROMPT_COLUMNS, read_columns
 from trb_mlx.errors import UserError
 
 
@@ -23,13 +24,15 @@ def hub_rows(source: PromptSource, path: str) -> Iterator[tuple[str, dict[str, A
     """
     where = f"data set {source.source}"
     try:
-        import datasets  # takes seconds to import: generated and JSONL prompts do without it
+        import datasets  # takes seconds to import: generated prompts and files do without it
 
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
         rows = datasets.load_dataset(
             path, name=source.subset, split=source.split, streaming=source.streaming
         )
-        for row in _needed_columns(rows, source):
-            yield where, dict(row)
+        for number, row in enumerate(_needed_columns(rows, source), start=1):
+            yield f"{where}, row {number}", dict(row)
     except ImportError as error:
         raise UserError(f"{where} needs `pip install datasets` ({error}).") from error
     except Exception as error:  # datasets, pyarrow and the HTTP client raise types of their own
@@ -42,12 +45,11 @@ def _needed_columns(rows: Any, source: PromptSource) -> Any:
     A data set that lacks a column it should have is left whole: the error then lists them all.
     """
     names = getattr(rows, "column_names", None) or []
-    prompts = [source.prompt_column] if source.prompt_column else list(PROMPT_COLUMNS)
-    answers = [source.answer_column] if source.answer_column else list(ANSWER_COLUMNS)
+    wanted = read_columns(names, source)
+    prompts = {source.prompt_column} if source.prompt_column else set(PROMPT_COLUMNS)
+    prompt_is_there = prompts & {name for column in wanted for name in (column, column.casefold())}
     answer_is_there = source.answer_column is None or source.answer_column in names
-    if not set(prompts) & set(names) or not answer_is_there:
-        return rows
-    return rows.select_columns([name for name in names if name in prompts + answers])
+    return rows.select_columns(wanted) if prompt_is_there and answer_is_there else rows
 
 
 def _failure(source: PromptSource, error: Exception) -> str:

@@ -1,13 +1,11 @@
-"""Where prompts come from: a generator, JSONL files, or a data set of the Hub."""
+"""Where prompts come from: a generator, files, or a data set of the Hub."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from trb_mlx.config import PromptSource
 from trb_mlx.config_file import nearest
@@ -15,6 +13,7 @@ from trb_mlx.data import arithmetic
 from trb_mlx.data.examples import Example, example_of
 from trb_mlx.data.gym import PREFIX, gym_examples
 from trb_mlx.data.hub import hub_rows
+from trb_mlx.data.row_files import Rows, ending, file_rows
 from trb_mlx.errors import UserError
 
 __all__ = ["Example", "is_generated", "read_examples"]
@@ -25,18 +24,26 @@ GENERATED_COUNT = 10_000  # problems made where neither the config nor the calle
 # mlx-lm's three files, and what else their splits are called.
 SPLIT_FILES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
 
-Rows = Iterable[tuple[str, dict[str, Any]]]  # (where it stands, the row)
+
+def _refuse(error: UserError) -> None:
+    raise error
 
 
-def read_examples(source: PromptSource, count: int | None, seed: int) -> Iterator[Example]:
+def read_examples(
+    source: PromptSource,
+    count: int | None,
+    seed: int,
+    bad_row: Callable[[UserError], None] = _refuse,
+) -> Iterator[Example]:
     """Yield the examples of a source in their order, reading no further than is asked for.
 
     Args:
-        source: `generated:NAME`, a .jsonl file, a folder, or a Hub id. Its `limit` is not
-            applied here: it counts the prompts that are kept (`prompts.load_prompts`).
+        source: `generated:NAME`, a file, a folder, or a Hub id. Its `limit` is not applied here:
+            it counts the prompts that are kept (`prompts.load_prompts`).
         count: yield at most this many; None yields all (a generator then makes
             `GENERATED_COUNT`).
         seed: of the generator; files and the Hub do not use it.
+        bad_row: is given what is wrong with a row, and raises it or leaves the row out.
 
     Raises:
         UserError: the source is missing, unreadable or empty, or lacks a column.
@@ -44,11 +51,22 @@ def read_examples(source: PromptSource, count: int | None, seed: int) -> Iterato
     if is_generated(source):
         examples = _generated(source, GENERATED_COUNT if count is None else count, seed)
     else:
-        examples = (example_of(row, source, where) for where, row in _rows(source))
-    first = next(examples, None)
-    if first is None:
+        examples = _from_rows(source, bad_row)
+    yield from itertools.islice(examples, count)
+
+
+def _from_rows(source: PromptSource, bad_row: Callable[[UserError], None]) -> Iterator[Example]:
+    is_empty = True
+    for where, row in _rows(source):
+        is_empty = False
+        try:
+            example = example_of(row, source, where)
+        except UserError as error:
+            bad_row(error)
+        else:
+            yield example
+    if is_empty:
         raise UserError(f"{source.source} is empty, expected at least one prompt.")
-    yield from itertools.islice(itertools.chain([first], examples), count)
 
 
 def is_generated(source: PromptSource) -> bool:
@@ -75,22 +93,25 @@ def _generated(source: PromptSource, count: int, seed: int) -> Iterator[Example]
 def _rows(source: PromptSource) -> Rows:
     path = Path(source.source).expanduser()
     if path.is_dir():
-        files = {name: path / f"{name}.jsonl" for name in ("train", "valid", "test")}
-        files = {name: file for name, file in files.items() if file.is_file()}
-        return _jsonl_rows(_split_file(source, files)) if files else hub_rows(source, str(path))
+        files = split_files(path)
+        return file_rows(_split_file(source, files)) if files else hub_rows(source, str(path))
     if path.is_file():
-        if path.suffix != ".jsonl":
-            raise UserError(f"{path} is not a .jsonl file, expected one, a folder or a Hub id.")
-        return _jsonl_rows(path)
+        return file_rows(path)
     if _looks_like_path(source.source):
         raise UserError(_missing_file(path))
     return hub_rows(source, source.source)
 
 
+def split_files(folder: Path) -> dict[str, Path]:
+    """mlx-lm's `{train,valid,test}.jsonl` that a folder holds, by their names."""
+    files = {name: folder / f"{name}.jsonl" for name in ("train", "valid", "test")}
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
 def _looks_like_path(name: str) -> bool:
     """A Hub id is `name` or `owner/name`; file endings and other slashes are a path's."""
     return re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name) is None or bool(
-        re.search(r"\.(jsonl|json|csv|parquet|txt)$", name)
+        ending(Path(name)) or name.endswith(".txt")
     )
 
 
@@ -109,26 +130,3 @@ def _split_file(source: PromptSource, files: dict[str, Path]) -> Path:
         f"{source.source} has no split {source.split}{nearest(source.split, files)} "
         f"(splits: {', '.join(files)})."
     )
-
-
-def _jsonl_rows(path: Path) -> Rows:
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    where = f"{path}:{number}"
-                    yield where, _json_row(line, where)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text, expected JSON lines.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _json_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where} holds a {type(row).__name__}, expected an object with columns.")
-    return row
