@@ -118,6 +118,8 @@ def paired(claim: Claim, runs: Mapping[tuple[str, int], Run]) -> tuple[np.ndarra
 def verdict(claim: Claim, found: Interval) -> str:
     """What an interval says of a claim."""
     ends = [claim.sign * end for end in (found.low, found.high) if end is not None]
+    if not ends:  # seeds alike
+        return "open"
     return "holds" if min(ends) > 0 else "fails" if max(ends) < 0 else "open"
 
 
@@ -137,7 +139,8 @@ def main(name: str) -> None:
             raise UserError(f"{name} has fewer than two finished seeds of trb and {claim.other}.")
         found = t_interval(list(ours - others))
         means = f"{ours.mean():{claim.form}} | {others.mean():{claim.form}}"
-        gap = " to ".join(f"{end:+{claim.form}}" for end in (found.low, found.high))
+        ends = [end for end in (found.low, found.high) if end is not None]
+        gap = " to ".join(f"{end:+{claim.form}}" for end in ends) or "no interval"
         told = f"{found.value:+{claim.form}} ({gap})"
         click.echo(f"| {claim.text} | {means} | {told} | {verdict(claim, found)} |")
 

@@ -21,7 +21,7 @@ from trb_mlx.files import disk_errors, json_line, read_lines, write_text
 from trb_mlx.inference import best_step, open_target
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun
-from trb_mlx.report.comparison import Outcome, problem_scores, training_metrics
+from trb_mlx.report.comparison import Outcome, Scores, problem_scores, training_metrics
 from trb_mlx.report.result_folder import digest
 from trb_mlx.run_folder import RunFolder, locate
 from trb_mlx.runs import train_run
@@ -94,7 +94,7 @@ def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
     metrics, held_out = training_metrics(read_lines(folder.metrics), rollouts, spec.early_steps)
-    problems: dict[str, dict[str, dict[str, float]]] = {}
+    problems: dict[str, Scores] = {}
     for point, found in kept.items():
         metrics |= {f"{point}.{name}": value for name, value in found["metrics"].items()}
         lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from scipy import stats
 
 from trb_mlx.errors import RunError
 from trb_mlx.report.compare_spec import CompareSpec
-from trb_mlx.report.comparison import Outcome, compare, problem_scores, training_metrics
+from trb_mlx.report.comparison import (
+    Outcome,
+    Score,
+    compare,
+    problem_scores,
+    training_metrics,
+)
 from trb_mlx.report.comparison_figure import draw_differences, write_figure
 from trb_mlx.report.comparison_table import (
     NARROW,
@@ -25,6 +32,7 @@ from trb_mlx.report.comparison_table import (
     verdict,
     write_tables,
 )
+from trb_mlx.report.intervals import Interval, unseen_share
 
 SPEC = CompareSpec.model_validate(
     {"base": "small", "methods": {"vanilla": None, "trb": None}, "seeds": [0], "early_steps": 10}
@@ -36,12 +44,30 @@ def outcome(variant: str, seed: int, score: float, held_out: float = 0.0) -> Out
     """A run with the same hard and easy problems as every other of its seed, and a shift."""
     difficulty = np.random.default_rng(seed).uniform(0, 0.5, COUNT)
     problems = {f"{seed}-{i}": float(d + score) for i, d in enumerate(difficulty)}
-    scores = {"pass@1": problems, "mean_length": dict.fromkeys(problems, 1.0)}
+    scores = {
+        "pass@1": {key: Score(value) for key, value in problems.items()},
+        "mean_length": dict.fromkeys(problems, Score(1.0)),
+    }
     mean = float(np.mean(list(problems.values())))
     metrics = {"final.pass@1": mean, "cost.seconds": 61.0, "cost.tokens": 1000.0}
     return Outcome(
         variant.split()[0], variant, seed, metrics, held_out, {"final": scores}, {"final": 30}
     )
+
+
+def ends(found: Interval) -> tuple[float, float]:
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
+def scored(variant: str, seed: int, sums: Sequence[Score], prefix: str = "") -> Outcome:
+    """A run with a distance to the teacher by problem, and the mean over all its tokens."""
+    problems = {f"{prefix}{i}": each for i, each in enumerate(sums)}
+    mean = sum(each.total for each in sums) / sum(each.terms for each in sums)
+    scores = {"reverse_kl": problems, "mean_length": dict.fromkeys(problems, Score(1.0))}
+    metrics = {"final.reverse_kl": mean, "cost.seconds": 1.0, "cost.tokens": 1.0}
+    return Outcome(variant, variant, seed, metrics, 0.0, {"final": scores}, {"final": 30})
 
 
 def test_pairing_takes_the_problems_difficulty_out() -> None:
@@ -54,10 +80,9 @@ def test_pairing_takes_the_problems_difficulty_out() -> None:
     expected = stats.ttest_1samp(list(shifts.values()), 0.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert trb.over_problems["final.pass@1"].value == pytest.approx(0.15)
-    low, high = (trb.over_problems["final.pass@1"].low, trb.over_problems["final.pass@1"].high)
-    assert low is not None
-    assert high is not None
-    assert 0.13 < low < high < 0.17  # the scores alone spread over 0.5
+    low, high = ends(trb.over_problems["final.pass@1"])
+    margin = unseen_share(3 * COUNT)  # no problem speaks for vanilla
+    assert 0.13 < low + margin < high < 0.17  # the scores alone spread over 0.5
     assert "trb leads" in verdict(SPEC, [vanilla, trb])
     assert "not decided" not in verdict(SPEC, [vanilla, trb])
 
@@ -70,7 +95,28 @@ def test_a_problem_met_at_several_seeds_is_one_unit() -> None:
             runs.append(replace(run, seed=seed))
     _, trb = compare(SPEC, runs)
     found = trb.over_problems["final.pass@1"]
-    assert (found.value, found.low) == (pytest.approx(0.2), pytest.approx(0.2))
+    expected = 0.2 - unseen_share(COUNT)
+    assert (found.value, found.low) == (pytest.approx(0.2), pytest.approx(expected))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_both_intervals_are_of_one_difference(fresh: bool) -> None:
+    """Short answers lie far from the teacher and long ones near: means of means say otherwise."""
+    generator = np.random.default_rng(2)
+    runs = []
+    for seed in (0, 1, 2):
+        prefix = f"{seed}-" if fresh else ""
+        for variant, short, long in (("vanilla", 0.1, 0.50), ("trb", 0.3, 0.45)):
+            tokens = [2.0, 200.0] * 20
+            kl = generator.normal([short, long] * 20, 0.01)
+            sums = [Score(t * k, t) for t, k in zip(tokens, kl, strict=True)]
+            runs.append(scored(variant, seed, sums, prefix))
+    _, trb = compare(SPEC, runs)
+    seeds, problems = trb.difference["final.reverse_kl"], trb.over_problems["final.reverse_kl"]
+    assert problems.value == pytest.approx(seeds.value)
+    for found in (seeds, problems):
+        low, high = ends(found)
+        assert -0.06 < low < found.value < high < -0.03  # of problems' means it is +0.075
 
 
 def test_different_problems_cannot_be_paired() -> None:
@@ -95,6 +141,26 @@ def test_a_sweeps_setting_is_chosen_by_problems_that_are_not_reported() -> None:
 def test_equals_are_told_as_such() -> None:
     rows = compare(SPEC, [outcome("vanilla", 0, 0.0), outcome("trb", 0, 0.0)])
     assert "vanilla and trb are level" in verdict(SPEC, rows)
+
+
+def test_whoever_leads_it_is_said_what_is_not_decided() -> None:
+    shifts = {0: 0.1, 1: -0.3, 2: 0.0}
+    runs = [outcome("vanilla", seed, 0.0) for seed in shifts]
+    runs += [outcome("trb", seed, shift) for seed, shift in shifts.items()]
+    told = verdict(SPEC, compare(SPEC, runs))
+    assert "vanilla leads with" in told
+    assert "trb follows, -6.7 ±" in told
+    assert told.endswith("(the interval holds 0: not decided)")
+    runs = [outcome("vanilla", 0, 0.2), outcome("trb", 0, 0.0)]
+    assert "(one seed, no interval: not decided)" in verdict(SPEC, compare(SPEC, runs))
+
+
+def test_equal_gaps_of_two_seeds_decide_nothing() -> None:
+    runs = [outcome(v, seed, s) for seed in (0, 1) for v, s in (("vanilla", 0.0), ("trb", 0.1))]
+    rows = compare(SPEC, runs)
+    assert rows[1].difference["final.pass@1"].low is None
+    assert "trb leads" in verdict(SPEC, rows)
+    assert "(seeds alike, no interval: not decided)" in verdict(SPEC, rows)
 
 
 def test_the_area_is_the_mean_height_up_to_the_step() -> None:
@@ -124,9 +190,10 @@ def test_lines_become_scores_by_problem() -> None:
     apart = {"tokens": 4.0, "reverse_kl": 2.0, "forward_kl": 1.0, "topk_overlap": 3.0}
     line = {"key": "a", "rewards": [1, 0], "lengths": [2, 4], "stopped": [1, 1]}
     found = problem_scores([line | {"distribution": apart}])
-    assert found["pass@1"] == {"a": 0.5}
-    assert found["reverse_kl"] == {"a": 0.5}
-    assert found["truncated_fraction"] == {"a": 0.0}
+    assert found["pass@1"] == {"a": Score(0.5)}
+    assert found["reverse_kl"] == {"a": Score(2.0, 4.0)}
+    assert found["truncated_fraction"] == {"a": Score(0.0)}
+    assert problem_scores([line, line])["pass@1"] == {"a": Score(1.0, 2.0)}  # asked twice
     assert "pass@1" not in problem_scores([line | {"rewards": None}])
 
 
@@ -137,7 +204,7 @@ def test_tables_say_the_same_in_three_forms(tmp_path: Path) -> None:
     markdown = (tmp_path / "table.md").read_text()
     assert "2 runs are not finished." in markdown
     assert "| trb |" in markdown
-    assert "+0.0 ± 0.0 pp" in markdown
+    assert "| +0.0 pp | +0.0 pp [-3.6, +3.6] |" in markdown
     found = json.loads((tmp_path / "table.json").read_text())
     assert found["spec"]["decides"] == "final.pass@1"
     mean = found["rows"][0]["over_seeds"]["final.pass@1"]["value"]

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from trb_mlx.report import intervals
 from trb_mlx.report.intervals import (
     Interval,
+    bootstrap_gap,
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_share,
+    bootstrap_share_gap,
     t_interval,
+    unseen_share,
 )
 
 TRIALS = 300
@@ -72,6 +76,91 @@ def _ratio_truth() -> float:
     return float((lengths * (0.2 + 0.01 * lengths)).sum() / lengths.sum())
 
 
+def made_up_sums(generator: np.random.Generator, fresh: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Totals and counts `[3, 2, P]` of runs that are 0.1 a token above their references."""
+    seeds, own = 3, 30
+    size = own * seeds if fresh else own
+    counts = generator.integers(5, 50, size=(seeds, 2, size)).astype(float)
+    hard = generator.normal(0.0, 0.5, size=size)
+    gap = 0.1 + generator.normal(0.0, 0.3, size=size)  # of a problem, alike at every seed
+    rates = 1.0 + hard + generator.normal(0.0, 0.1, size=counts.shape)
+    rates[:, 0] += gap
+    if fresh:
+        counts *= (np.arange(size) // own == np.arange(seeds)[:, None])[:, None]
+    return rates * counts, counts
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_gap_of_ratios_is_covered(fresh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh problems at every seed, or the same ones at all."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 500)
+    generator = np.random.default_rng(11)
+    hits = []
+    for _ in range(TRIALS):
+        totals, counts = made_up_sums(generator, fresh)
+        found = bootstrap_gap(totals, counts)
+        ratios = totals.sum(-1) / counts.sum(-1)
+        assert found.value == pytest.approx((ratios[:, 0] - ratios[:, 1]).mean())
+        hits.append(covers(found, 0.1))
+    assert abs(np.mean(hits) - 0.95) <= NOISE + 0.02
+
+
+@pytest.mark.parametrize("sizes", [(60,), (25, 40)])
+def test_bca_is_scipys(sizes: tuple[int, ...]) -> None:
+    """Of a mean, and of the sum of two independent samples' means (problems of two seeds)."""
+    generator = np.random.default_rng(4)
+    samples = [generator.exponential(size=size) for size in sizes]
+    scores = np.zeros((len(sizes), 2, sum(sizes)))
+    counts = np.zeros_like(scores)
+    start = 0
+    for seed, sample in enumerate(samples):
+        own = slice(start, start := start + len(sample))
+        scores[seed, 0, own], counts[seed, :, own] = sample, 1.0
+    found = bootstrap_gap(scores, counts)
+    expected = stats.bootstrap(
+        samples,
+        lambda *parts, axis: np.mean([part.mean(axis=axis) for part in parts], axis=0),
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert found.low is not None
+    assert abs(found.low - expected.low) < 0.1 * (expected.high - expected.low)
+
+
+def test_methods_that_rarely_differ_are_not_told_apart() -> None:
+    """Four problems of 1,000 for one method: a fair coin does that at one time in eight."""
+    scores = np.zeros((1, 2, 1000))
+    ones = np.ones_like(scores)
+    alike = bootstrap_share_gap(scores, ones)
+    assert (alike.low, alike.high) == (-unseen_share(1000), unseen_share(1000))
+    scores[0, 0, :4] = 1.0
+    plain, found = bootstrap_gap(scores, ones), bootstrap_share_gap(scores, ones)
+    assert plain.low is not None
+    assert plain.low > 0  # resampling never shows a problem that speaks against it
+    assert covers(found, 0.0)
+    scores[0, 0, :20] = 1.0
+    decided = bootstrap_share_gap(scores, ones)
+    assert decided.low is not None
+    assert decided.low > 0
+
+
+def test_rare_differences_are_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 500)
+    generator = np.random.default_rng(12)
+    guarded = plain = 0
+    for _ in range(TRIALS):
+        scores = np.zeros((1, 2, 200))
+        scores[0, 0] = generator.random(200) < 0.01
+        scores[0, 1] = generator.random(200) < 0.005
+        ones = np.ones_like(scores)
+        guarded += covers(bootstrap_share_gap(scores, ones), 0.005)
+        plain += covers(bootstrap_gap(scores, ones), 0.005)
+    assert guarded / TRIALS >= 0.95 - NOISE
+    assert plain / TRIALS < 0.9
+
+
 def test_the_same_scores_give_the_same_interval() -> None:
     values = scores(np.random.default_rng(0), (2.0, 2.0), 50)
     assert bootstrap_mean(values) == bootstrap_mean(values.copy())
@@ -89,6 +178,10 @@ def test_problems_that_are_all_alike_still_have_an_end(score: float, truth: floa
 def test_too_little_gives_no_interval() -> None:
     assert bootstrap_mean(np.array([0.5])) == Interval(0.5)
     assert t_interval([0.5]) == Interval(0.5)
+    assert t_interval([0.1 + 0.2, 0.3]).low is None  # alike but for rounding
+    one = np.ones((2, 2, 2))
+    one[0, :, 1] = one[1, :, 0] = 0.0
+    assert bootstrap_gap(one, one) == Interval(0.0)  # one problem at each seed
     assert Interval(0.5).half_width is None
     assert bootstrap_mean(np.array([1.0, np.inf])).low is None
 

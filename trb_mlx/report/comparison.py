@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.integrate import trapezoid
 
 from trb_mlx.errors import RunError
 from trb_mlx.report.compare_spec import HIGHER_IS_BETTER, METRICS, CompareSpec
-from trb_mlx.report.intervals import Interval, bootstrap_mean, t_interval
+from trb_mlx.report.intervals import (
+    Interval,
+    bootstrap_gap,
+    bootstrap_share_gap,
+    t_interval,
+)
 from trb_mlx.report.result_folder import Line
 
+SHARES = ("pass@1", "truncated_fraction")  # means over problems of scores in [0, 1]
 PHASES = ("time/rollout_s", "time/update_s", "time/reward_s", "time/eval_s")
+
+
+class Score(NamedTuple):
+    """A problem's part of a metric, which is Σ total / Σ terms over all problems."""
+
+    total: float
+    terms: float = 1.0
+
+
+Scores = Mapping[str, Mapping[str, Score]]  # metric → problem's key → its score
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Outcome:
     seed: int
     metrics: Mapping[str, float]
     held_out: float
-    problems: Mapping[str, Mapping[str, Mapping[str, float]]]
+    problems: Mapping[str, Scores]
     steps: Mapping[str, int]
 
 
@@ -80,24 +96,33 @@ def training_metrics(
     return found, points[-1][1] if name == "eval/pass@1" else -points[-1][1]
 
 
-def problem_scores(lines: Sequence[Line]) -> dict[str, dict[str, float]]:
-    """Metric → problem's key → its score, of an evaluation's lines."""
-    scores: dict[str, dict[str, float]] = {}
+def problem_scores(lines: Sequence[Line]) -> dict[str, dict[str, Score]]:
+    """Metric → problem's key → its score, of an evaluation's lines.
+
+    Distances to the teacher are means over tokens, so a problem counts by its tokens; everything
+    else is a mean over problems. A problem that is asked twice counts twice.
+    """
+    scores: dict[str, dict[str, Score]] = {}
     for line in lines:
-        for name, value in _scores(line):
-            scores.setdefault(name, {})[line["key"]] = value
+        for name, score in _scores(line):
+            known = scores.setdefault(name, {})
+            before = known.get(line["key"], Score(0.0, 0.0))
+            known[line["key"]] = Score(before.total + score.total, before.terms + score.terms)
     return scores
 
 
-def _scores(line: Line) -> Iterator[tuple[str, float]]:
+def _scores(line: Line) -> Iterator[tuple[str, Score]]:
     if line["rewards"] is not None:
-        yield "pass@1", float(np.mean(line["rewards"]))
-    yield "mean_length", float(np.mean(line["lengths"]))
-    yield "truncated_fraction", 1.0 - float(np.mean(line["stopped"]))
+        yield "pass@1", Score(float(np.mean(line["rewards"])))
+    yield "mean_length", Score(float(np.mean(line["lengths"])))
+    yield "truncated_fraction", Score(1.0 - float(np.mean(line["stopped"])))
     apart = line.get("distribution", {})
     for name in ("reverse_kl", "forward_kl", "topk_overlap"):
         if name in apart:
-            yield name, apart[name] / apart["tokens"]
+            yield name, Score(apart[name], apart["tokens"])
+    if "student_entropy" in apart:
+        gap = apart["student_entropy"] - apart["teacher_entropy"]
+        yield "entropy_gap", Score(gap, apart["tokens"])
 
 
 def compare(spec: CompareSpec, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -160,20 +185,25 @@ def _set_differences(row: Row, pairs: Sequence[tuple[Outcome, Outcome]]) -> None
         if all(name in other.metrics for _, other in pairs):
             gaps = [run.metrics[name] - other.metrics[name] for run, other in pairs]
             row.difference[name] = t_interval(gaps)
-        gaps = _problem_gaps(pairs, *name.split(".", 1))
-        if gaps:
-            row.over_problems[name] = bootstrap_mean(np.array(gaps))
+        point, _, metric = name.partition(".")
+        found = _over_problems(pairs, point, metric)
+        if found is not None:
+            row.over_problems[name] = found
 
 
-def _problem_gaps(pairs: Sequence[tuple[Outcome, Outcome]], point: str, metric: str) -> list[float]:
-    """The mean difference on each problem over the seeds that had it: problems are the units."""
-    gaps: dict[str, list[float]] = {}
-    for run, other in pairs:
-        ours = run.problems.get(point, {}).get(metric, {})
-        theirs = other.problems.get(point, {}).get(metric, {})
-        for key in ours.keys() & theirs.keys():
-            gaps.setdefault(key, []).append(ours[key] - theirs[key])
-    return [float(np.mean(gaps[key])) for key in sorted(gaps)]
+def _over_problems(
+    pairs: Sequence[tuple[Outcome, Outcome]], point: str, metric: str
+) -> Interval | None:
+    """The same difference with an interval over problems, where every run has it by problem."""
+    scores = [[run.problems.get(point, {}).get(metric, {}) for run in pair] for pair in pairs]
+    if not all(run for pair in scores for run in pair):
+        return None
+    keys = sorted({key for pair in scores for run in pair for key in run})
+    table = np.array(
+        [[[run.get(key, Score(0.0, 0.0)) for key in keys] for run in pair] for pair in scores]
+    )  # [S, 2, P, 2]
+    bootstrap = bootstrap_share_gap if metric in SHARES else bootstrap_gap
+    return bootstrap(table[..., 0], table[..., 1])
 
 
 def is_better_higher(metric: str) -> bool:

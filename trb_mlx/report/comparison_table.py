@@ -86,25 +86,38 @@ def _told(metric: str, found: Interval | None, signed: bool = False, ends: bool 
 
 
 def verdict(spec: CompareSpec, rows: Sequence[Row]) -> str:
-    """The deciding metric, and the method that leads by it among the variants chosen unseen."""
+    """The deciding metric, and the method that leads by it among the variants chosen unseen.
+
+    Whether that is decided is told by the interval over seeds of the leader's difference to the
+    reference; where the reference leads, of the next best method's.
+    """
     able = [row for row in rows if row.chosen and spec.decides in row.over_seeds]
     if not able:
         return f"decides: {spec.decides}, which no run has."
     sign = 1.0 if is_better_higher(spec.decides) else -1.0
-    scores = [sign * row.over_seeds[spec.decides].value for row in able]
-    best = able[scores.index(max(scores))]
-    told = _told(spec.decides, best.over_seeds[spec.decides])
-    level = [row.variant for row, score in zip(able, scores, strict=True) if score == max(scores)]
+    able.sort(key=lambda row: -sign * row.over_seeds[spec.decides].value)
+    best = able[0]
+    top = best.over_seeds[spec.decides]
+    level = [row.variant for row in able if row.over_seeds[spec.decides].value == top.value]
+    told = _told(spec.decides, top)
     if len(level) > 1:
         return f"decides: {spec.decides}: {' and '.join(level)} are level with {told}"
-    gap = best.difference.get(spec.decides)
-    behind = "" if gap is None else f", {_told(spec.decides, gap, signed=True)} to {spec.reference}"
-    sure = "" if gap is None or _excludes_zero(gap) else f" ({_doubt(gap)}: not decided)"
-    return f"decides: {spec.decides}: {best.variant} leads with {told}{behind}{sure}"
+    leads = f"decides: {spec.decides}: {best.variant} leads with {told}"
+    rivals = able[1:] if best.method == spec.reference else able[:1]
+    if not rivals or spec.decides not in rivals[0].difference:
+        return leads
+    gap = rivals[0].difference[spec.decides]
+    ahead = _told(spec.decides, gap, signed=True)
+    sure = "" if _excludes_zero(gap) else f" ({_doubt(gap, rivals[0])}: not decided)"
+    if rivals[0] is best:
+        return f"{leads}, {ahead} to {spec.reference}{sure}"
+    return f"{leads}, {rivals[0].variant} follows, {ahead} to it{sure}"
 
 
-def _doubt(found: Interval) -> str:
-    return "the interval holds 0" if found.low is not None else "one seed, no interval"
+def _doubt(found: Interval, row: Row) -> str:
+    if found.low is not None:
+        return "the interval holds 0"
+    return "one seed, no interval" if len(row.seeds) == 1 else "seeds alike, no interval"
 
 
 def _excludes_zero(found: Interval) -> bool:
@@ -118,7 +131,8 @@ def notes(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
     if len(seeds) == 1:
         over = f"none over seeds, for there is one ({seeds[0]})"
     return [
-        f"{LEVEL:.0%} intervals: {over}; (problems): paired BCa bootstrap over problems.",
+        f"{LEVEL:.0%} intervals: {over}; (problems): paired BCa bootstrap over problems of the "
+        "same difference.",
         "Paired: at one seed all methods train on the same prompts in the same order, for none may "
         f"change data, batch or seed, and answer the same {spec.problems} held-out problems × "
         f"{spec.samples} (checked by their texts).",
