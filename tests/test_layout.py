@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "trb_mlx"
 ROOMS = [
     {"errors"},
     {"files", "interrupts"},
-    {"config", "types"},
+    {"config", "types", "yaml_file"},
+    {"config_mistakes"},
     {"config_file"},
     {"ops"},
     {"models"},
@@ -61,7 +62,9 @@ def test_a_module_imports_only_from_rooms_above(path: Path) -> None:
         assert LEVEL[parts[1]] <= LEVEL[room], f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("room", ["config", "config_file", "types", "errors", "data"])
+@pytest.mark.parametrize(
+    "room", ["config", "config_file", "config_mistakes", "yaml_file", "types", "errors", "data"]
+)
 def test_these_rooms_know_no_mlx(room: str) -> None:
     for path in MODULES:
         if room_of(path) == room:

@@ -27,7 +27,10 @@ def assert_told(done: subprocess.CompletedProcess[str], expected: str) -> None:
     [
         (["train", "-c", "nowhere.yaml"], "config nowhere.yaml does not exist"),
         ([*TRAIN, "--set", "train.stepz=3"], "did you mean train.steps?"),
-        ([*TRAIN, "--set", "train.steps=many"], "train.steps is 'many' (str)"),
+        (
+            [*TRAIN, "--set", "train.steps=many"],
+            "the command line: train.steps is 'many'",
+        ),
         ([*TRAIN, "--set", "behavior.budget=-0.1"], "behavior.budget is -0.1"),
         ([*TRAIN, "--set", "train"], "expected key=value"),
         ([*TRAIN, "--model", "no/such-model"], "no/such-model"),

@@ -116,7 +116,7 @@ def test_a_method_may_be_a_file_or_inline(plan: Any, tmp_path: Path) -> None:
         ),
         (
             {"methods": {"vanilla": None, "trb": {"set": {"behavior.budget": "much"}}}},
-            "methods.trb: small: behavior.budget is 'much' (str)",
+            "methods.trb: small: behavior.budget is 'much', expected a number",
         ),
         ({"methods": {"vanilla": None, "trb": {"swep": {}}}}, "methods.trb.swep is not a known"),
         ({"methods": {}}, "methods is {}, expected at least one value"),

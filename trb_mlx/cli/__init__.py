@@ -2,19 +2,67 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import click
 
 from trb_mlx import __version__
-from trb_mlx.cli.compare import compare
-from trb_mlx.cli.doctor import doctor
-from trb_mlx.cli.eval import evaluate
-from trb_mlx.cli.export import export
-from trb_mlx.cli.generate import generate
-from trb_mlx.cli.report import report
-from trb_mlx.cli.train import train
+from trb_mlx.cli.failures import ending_plainly, quiet_libraries, use_any_encoding
+from trb_mlx.errors import UserError
+
+# command → its function in the module of the command's name
+COMMANDS = {
+    "train": "train",
+    "generate": "generate",
+    "eval": "evaluate",
+    "export": "export",
+    "report": "report",
+    "compare": "compare",
+    "doctor": "doctor",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """Commands that are imported when they are called, within the net that catches failures."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's, with output that no encoding stops."""
+        use_any_encoding()
+        quiet_libraries()
+        return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, of text alone: Python hands on other bytes as halves of surrogate pairs."""
+        with ending_plainly():
+            for argument in args:
+                if any("\ud800" <= letter <= "\udfff" for letter in argument):
+                    raise UserError(
+                        f"the argument {argument!a} is not text in this terminal's encoding; "
+                        "expected UTF-8."
+                    )
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, ending in a sentence whatever happens."""
+        with ending_plainly():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, the one that a user needs first at the front."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"trb_mlx.cli.{cmd_name}"), COMMANDS[cmd_name])
+        return found
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="trb-mlx")
 def main() -> None:
     """On-policy distillation with trust-region behavior blending, on MLX.
@@ -22,12 +70,3 @@ def main() -> None:
     Train a small student on its own rollouts while a stronger teacher supervises every token;
     try `trb-mlx train --config small`, which needs no network.
     """
-
-
-main.add_command(train)
-main.add_command(generate)
-main.add_command(evaluate)
-main.add_command(export)
-main.add_command(report)
-main.add_command(compare)
-main.add_command(doctor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from trb_mlx.cli.failures import going_on, told_plainly
+from trb_mlx.cli.failures import going_on
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun, load_spec, plan_runs
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="List the runs and what is done; start nothing.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once.")
 @click.option("--only", metavar="RUN", help="One run of the list alone, without the table.")
-@told_plainly
 def compare(spec: str, dry_run: bool, jobs: int, only: str | None) -> None:
     """Train and evaluate the methods of SPEC over seeds, and put them side by side.
 

@@ -7,14 +7,12 @@ import json
 import click
 from rich.console import Console
 
-from trb_mlx.cli.failures import told_plainly
 from trb_mlx.errors import UserError
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plain", is_flag=True, help="Print plain lines, ready for a bug report.")
-@told_plainly
 def doctor(as_json: bool, plain: bool) -> None:
     """Examine this machine: what MLX runs on, and whether training is right on it.
 

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from trb_mlx.cli.failures import going_on, told_plainly
+from trb_mlx.cli.failures import going_on
 from trb_mlx.config_file import parse_override
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
 from trb_mlx.errors import UserError
@@ -58,7 +58,6 @@ KEYS = {
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the config."
 )
-@told_plainly
 def evaluate(
     target: str,
     adapter_path: str | None,

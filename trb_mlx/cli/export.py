@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trb_mlx.cli.failures import told_plainly
 from trb_mlx.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 @click.option("--push", metavar="REPO", help="Upload to OWNER/NAME on the Hugging Face Hub.")
 @click.option("--public", is_flag=True, help="Make a new repository public.")
 @click.option("--dry-run", is_flag=True, help="List the files and their sizes; leave nothing.")
-@told_plainly
 def export(
     run: str,
     to: str | None,

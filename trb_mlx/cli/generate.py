@@ -6,8 +6,6 @@ import sys
 
 import click
 
-from trb_mlx.cli.failures import told_plainly
-
 
 @click.command()
 @click.argument("target")
@@ -27,7 +25,6 @@ from trb_mlx.cli.failures import told_plainly
 @click.option("--system-prompt", help="A system prompt, for chat templates.")
 @click.option("--max-prompt-tokens", type=click.IntRange(1), help="The longest prompt accepted.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@told_plainly
 def generate(
     target: str,
     prompt: str,

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from trb_mlx.cli.failures import told_plainly
 from trb_mlx.errors import UserError
 
 
@@ -32,7 +31,6 @@ def _numbers(kind: type[int] | type[float], text: str | None, option: str) -> li
 @click.option("--prompts", type=click.IntRange(1), help="Diagnostics: held-out prompts [128].")
 @click.option("--cuts", metavar="T,...", help="Diagnostics: tokens kept before continuing.")
 @click.option("--budgets", metavar="ε,...", help="Diagnostics: budgets beside 0 and the run's.")
-@told_plainly
 def report(
     runs: tuple[str, ...],
     out: str | None,

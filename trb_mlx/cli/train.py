@@ -8,7 +8,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from trb_mlx.cli.failures import told_plainly
 from trb_mlx.cli.options import config_flags, overrides
 from trb_mlx.config import Config
 from trb_mlx.config_file import dump_config, find_config, load_config
@@ -21,7 +20,6 @@ from trb_mlx.run_folder import RunFolder, locate
 @click.option("--resume", is_flag=True, help="Go on with the run from its newest checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what would load.")
 @config_flags
-@told_plainly
 def train(
     config_name: str | None, resume: bool, dry_run: bool, settings: tuple[str, ...], **flags: Any
 ) -> None:

@@ -106,7 +106,8 @@ def load_spec(name: str) -> tuple[CompareSpec, Path]:
         UserError: unreadable or mistyped, repeated seeds, an unknown metric or reference.
     """
     path = _find(name)
-    spec = parse_section(CompareSpec, read_yaml(path), str(name))
+    document = read_yaml(path)
+    spec = parse_section(CompareSpec, document.values, name, lambda key: document.place(name, key))
     repeated = [seed for seed in spec.seeds if spec.seeds.count(seed) > 1]
     if repeated:
         raise UserError(f"{name}: seeds holds {repeated[0]} twice, expected different seeds.")
@@ -143,7 +144,7 @@ def plan_runs(spec: CompareSpec, folder: Path, where: str) -> list[PlannedRun]:
         UserError: an unknown method, a key that all methods must share, or a config that does
             not hold together.
     """
-    base = load_config(spec.base, _dotted(spec.set).items())
+    base = load_config(spec.base, _dotted(spec.set).items(), spec.base)
     _check_base(spec, base, where)
     variants = [
         (method, variant, changes)
@@ -207,7 +208,7 @@ def _file_sections(name: str, method: MethodSpec, where: str) -> dict[str, Any]:
     if method.file is None and "behavior.kind" in _dotted(method.set):
         return {}
     try:
-        values = read_yaml(find_config(method.file or f"methods/{name}"))
+        values = read_yaml(find_config(method.file or f"methods/{name}")).values
     except UserError as error:
         raise UserError(f"{where}: methods.{name}: {error}") from error
     return {section: values[section] for section in METHOD_SECTIONS if section in values}
@@ -224,7 +225,7 @@ def _planned(
 ) -> PlannedRun:
     pairs = [*_dotted(spec.set).items(), *changes.items(), ("train.seed", seed)]
     try:
-        config = load_config(spec.base, pairs)
+        config = load_config(spec.base, pairs, spec.base)
     except UserError as error:
         raise UserError(f"{where}: methods.{method}: {error}") from error
     # Without defaults, so that a key that a later version adds leaves the names as they are; a

@@ -1,0 +1,1 @@
+"""Damaged files: how they are made, and what reads them. scripts/fuzz.py runs the full test."""
