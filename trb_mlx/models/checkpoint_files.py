@@ -1,0 +1,75 @@
+"""What a folder's safetensors files hold, asked before anything is built and after it is loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from trb_mlx.errors import UserError
+
+LAYERS = re.compile(r"(?:^|\.)(?:layers|layer|blocks|h)\.(\d{1,9})\.")
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+WIDTHS = re.compile(r"(vocab|hidden|intermediate)_size|n_embd|head_dim|(num|n)_\w*(heads|experts)")
+PACKED = 32  # values in a word of 32 bits, at most
+HEADS = ("lm_head.weight", "output.weight", "embed_out.weight")
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of all weights in a folder; only the files' headers are read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights = mx.load(str(file))
+        assert isinstance(weights, dict)
+        shapes |= {name: array.shape for name, array in weights.items()}
+    return shapes
+
+
+def has_head(shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether the weights hold a head of their own beside the embedding."""
+    return any(name.endswith(HEADS) and not LAYERS.search(name) for name in shapes)
+
+
+def check_sizes(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], model: str) -> None:
+    """Hold a config.json's sizes against the weights, before a model of those sizes is built.
+
+    Raises:
+        UserError: it announces more layers than the weights have, or a size beyond all of them.
+    """
+    if not shapes:  # mlx-lm says so better
+        return
+    held = max((int(found[1]) + 1 for name in shapes if (found := LAYERS.search(name))), default=0)
+    largest = PACKED * max(max(shape, default=1) for shape in shapes.values())
+    text = config.get("text_config")
+    for level in (config, text if isinstance(text, dict) else {}):
+        for key, value in level.items():
+            if not isinstance(value, int):
+                continue
+            if key in LAYER_COUNTS and value > (held or len(shapes)):
+                raise UserError(
+                    f"config.json of model {model} has {key} {value}, and its weights hold "
+                    f"{held or len(shapes)} layers; the two are not of one model."
+                )
+            if WIDTHS.fullmatch(key) and value > largest:
+                raise UserError(
+                    f"config.json of model {model} has {key} {value}, which no weight of it comes "
+                    "near; the two are not of one model."
+                )
+
+
+def check_finite(module: nn.Module, model: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        UserError: names the first tensor with a NaN or an infinite value.
+    """
+    for name, array in tree_flatten(module.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating) and not mx.isfinite(array).all().item():
+            raise UserError(
+                f"model {model} cannot be used: its tensor {name} holds NaN or infinite values "
+                f"in {str(array.dtype).rpartition('.')[2]}."
+            )

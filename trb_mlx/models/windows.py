@@ -1,0 +1,47 @@
+"""Sliding windows of attention where transformers has them and mlx-lm's model has none.
+
+mlx-lm hands every layer of such a model one mask of all that came before. A layer that slides makes
+its own mask instead, from the same cache, so that rollouts, scoring and training see one window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from trb_mlx.models import mlxlm
+
+
+def slide_layers(module: nn.Module, windows: list[int | None]) -> bool:
+    """Let each layer attend to `windows[i]` positions, itself included (None for all), in place.
+
+    Returns:
+        Whether anything changed: a model that keeps windows in its caches is left as it is.
+    """
+    caches = mlxlm.make_prompt_cache(module)
+    if not any(windows) or any(type(cache) is not mlxlm.KVCache for cache in caches):
+        return False
+    for layer, window in zip(module.layers, windows, strict=True):
+        if window is not None:
+            layer.__class__ = _sliding(type(layer))
+            layer.attention_window = window
+    return True
+
+
+def _sliding(plain: type[nn.Module]) -> type[nn.Module]:
+    def call(
+        self: nn.Module, hidden: mx.array, mask: Any = None, cache: Any = None, **others: Any
+    ) -> Any:
+        mask = _narrowed(mask, hidden.shape[1], cache, self.attention_window)
+        return plain.__call__(self, hidden, mask, cache, **others)
+
+    return type(plain.__name__, (plain,), {"__call__": call})
+
+
+def _narrowed(mask: Any, count: int, cache: Any, window: int) -> Any:
+    """The mask of `count` new tokens that see `window` positions, themselves included."""
+    if cache is not None:
+        return cache.make_mask(count, return_array=True, window_size=window)
+    return mask if count <= window else mlxlm.create_causal_mask(count, window_size=window)
