@@ -211,12 +211,15 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """Held-out evaluation every `every` steps (0: only before and after the run)."""
+    """Held-out evaluation every `every` steps (0: only before and after the run).
+
+    `temperature` 0 takes the likeliest token: all samples are alike, and one is drawn.
+    """
 
     every: Count = 20
     prompts: PositiveInt = 128
     samples: PositiveInt = 1
-    temperature: Positive = 1.0
+    temperature: NonNegative = 1.0
     top_p: Share = 1.0
     max_tokens: PositiveInt | None = None
     teacher: bool = True

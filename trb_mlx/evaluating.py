@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.inference import Target
 from trb_mlx.interrupts import watching
 from trb_mlx.report.benchmark import Task, run_task, summarize
+from trb_mlx.report.evaluation import NONE_RIGHT, as_drawn, truncation_warning
 from trb_mlx.report.intervals import Interval
 from trb_mlx.report.result_folder import Line, ResultFolder, digest
 from trb_mlx.types import Prompt
@@ -70,12 +71,7 @@ def evaluate(
             compare with; k is over the samples.
         Interrupted: a signal came; the folder holds what is finished.
     """
-    for k in pass_k:
-        if k > (samples := target.config.eval.samples):
-            raise UserError(
-                f"--pass-k {k} needs at least {k} samples a problem, found {samples}; "
-                f"expected --samples {k}, or k up to {samples}."
-            )
+    _check_counts(target.config.eval, pass_k, say)
     task = _task(target, skip, say)
     settings = _settings(target, task)
     folder = None if parent is None else ResultFolder(parent, name, settings)
@@ -85,6 +81,7 @@ def evaluate(
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")
     metrics = summarize(lines, task.config.samples, pass_k)
+    _warn(lines, metrics, settings["max_tokens"], say)
     about = {
         "target": target.name,
         "data": name,
@@ -95,6 +92,34 @@ def evaluate(
     if folder:
         folder.finish(found.as_json())
     return found
+
+
+def _check_counts(config: EvalConfig, pass_k: Sequence[int], say: Say) -> None:
+    if config.temperature == 0.0:
+        if max(pass_k) > 1:
+            raise UserError(
+                f"--pass-k {max(pass_k)} needs answers that differ, and at temperature 0 all are "
+                "alike; expected --pass-k 1, or a temperature above 0."
+            )
+        if config.samples > 1:
+            say(f"temperature 0: one answer a problem, for all {config.samples} would be alike")
+        return
+    for k in pass_k:
+        if k > config.samples:
+            raise UserError(
+                f"--pass-k {k} needs at least {k} samples a problem, found {config.samples}; "
+                f"expected --samples {k}, or k up to {config.samples}."
+            )
+
+
+def _warn(
+    lines: Sequence[Line], metrics: Mapping[str, Interval], max_tokens: int, say: Say
+) -> None:
+    cut = truncation_warning(metrics["truncated_fraction"].value, f"{max_tokens} tokens")
+    rewards = [reward for line in lines for reward in line["rewards"] or ()]
+    for sentence in (cut, NONE_RIGHT if rewards and not any(rewards) else None):
+        if sentence is not None:
+            say(sentence)
 
 
 def _task(target: Target, skip: int, say: Say) -> Task:
@@ -130,7 +155,7 @@ def _within_context(target: Target, prompts: Sequence[Prompt], say: Say) -> Eval
         )
     if limit < wanted:
         say(f"answers end after {limit} tokens, not {wanted}: the context is {context} tokens")
-    return config.eval.model_copy(update={"max_tokens": limit})
+    return as_drawn(config.eval, limit)
 
 
 def _settings(target: Target, task: Task) -> dict[str, Any]:

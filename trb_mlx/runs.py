@@ -26,7 +26,7 @@ from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.report.console import Ledger, ProgressHook, say
-from trb_mlx.report.evaluation import Evaluator, answer_rewards, responses
+from trb_mlx.report.evaluation import Evaluator, answer_rewards, as_drawn, responses
 from trb_mlx.report.results import describe_method
 from trb_mlx.report.tracking import make_reporters
 from trb_mlx.report.writers import MetricsWriter, SampleWriter
@@ -135,9 +135,7 @@ class _Session:
             lambda rollout: answer_rewards(pair.student, rollout, verifier),
             self.hidden.keep,
         )
-        evaluation = config.eval.model_copy(
-            update={"max_tokens": config.eval.max_tokens or config.rollout.max_tokens}
-        )
+        evaluation = as_drawn(config.eval, config.eval.max_tokens or config.rollout.max_tokens)
         rows = (config.rollout.batch_size, config.train.micro_batch_size)
         self.evaluator = Evaluator(
             pair, prompts.eval, evaluation, verifier, config.train.seed, rows

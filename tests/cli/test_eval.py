@@ -111,6 +111,18 @@ def test_files_and_generated_families(trb: Run, tmp_path: Path) -> None:
     assert "answers end after" in done.stderr
 
 
+def test_at_temperature_0_there_is_one_answer_a_problem(trb: Run) -> None:
+    done = trb(
+        "eval", STUDENT, "--data=arithmetic", "--limit=4", "-m4", "--temp=0", "-n8", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["temperature"], found["samples"], found["problems"]) == (0.0, 1, 4)
+    assert "temperature 0: one answer a problem, for all 8 would be alike" in done.stderr
+    assert "warning: 100% of the rollouts were cut at 4 tokens" in done.stderr
+    assert "warning: no answer was right" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -120,6 +132,7 @@ def test_files_and_generated_families(trb: Run, tmp_path: Path) -> None:
         (["--data", "plain.jsonl"], "no gold answers"),
         (["--data", "arithmetic", "--pass-k", "1,x"], "--pass-k 1,x: expected whole numbers"),
         (["--data", "arithmetic", "--pass-k", "4"], "needs at least 4 samples a problem"),
+        (["--data", "arithmetic", "--temp", "0", "-n", "8", "--pass-k", "4"], "all are alike"),
         (["--data", "arithmetic", "--distribution"], "--distribution needs --teacher MODEL"),
         (["--data", "arithmetic", "--out", "a-file/x"], "cannot be used"),
     ],

@@ -54,6 +54,22 @@ def test_tokenizers_of_one_size_but_other_ids_are_refused(folders: tuple, tmp_pa
         load(folders[0], other)
 
 
+def test_a_model_that_cannot_end_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """An EOS id that no tokenizer knows, for either of both."""
+    endless = make_model(tmp_path / "endless")
+    details = json.loads((endless / "config.json").read_text()) | {"eos_token_id": None}
+    (endless / "config.json").write_text(json.dumps(details))
+    (endless / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
+    with pytest.raises(
+        UserError, match=r"teacher .*endless has no EOS id that its tokenizer knows"
+    ):
+        load(folders[0], endless)
+    with pytest.raises(UserError, match=r"student .*endless has no EOS id"):
+        load(endless, folders[0])
+
+
 def test_a_model_alone_masks_the_stops_it_was_trained_with(pair: Pair) -> None:
     scorer = single(pair.student.model, other_stops=[256, 258])
     assert scorer.merge == pair.student.merge

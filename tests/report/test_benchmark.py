@@ -16,6 +16,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.models.pair import Pair
 from trb_mlx.report import benchmark
 from trb_mlx.report.benchmark import Task, run_task, summarize
+from trb_mlx.report.evaluation import as_drawn
 from trb_mlx.report.result_folder import Line, ResultFolder
 from trb_mlx.types import Prompt
 
@@ -98,6 +99,15 @@ def test_a_hung_verification_never_hangs_the_run(
 
 def line(rewards: Sequence[int] | None, lengths: Sequence[int], stopped: Sequence[int]) -> Line:
     return {"rewards": rewards, "lengths": lengths, "stopped": stopped}
+
+
+def test_greedy_answers_are_drawn_once_and_owe_nothing_to_the_seed(task: Task) -> None:
+    config = as_drawn(EvalConfig(samples=3, temperature=0.0), 6)
+    assert (config.samples, as_drawn(EvalConfig(samples=3), 6).samples) == (1, 3)
+    greedy = run(replace(task, config=config))
+    assert [len(line["lengths"]) for line in greedy] == [1] * 5
+    assert run(replace(task, config=config, seed=9)) == greedy
+    assert run(replace(task, config=config.model_copy(update={"temperature": 1.0}))) != greedy
 
 
 def test_figures_are_means_over_problems() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +15,26 @@ from trb_mlx.report.writers import JsonLines, MetricsWriter
 from trb_mlx.types import StepResult
 
 STEPS = [
-    StepResult(0, {"eval/pass@1": 0.1, "eval/reverse_kl": 2.0, "eval/teacher_pass@1": 1.0}),
-    StepResult(1, {"trb/epsilon": 0.1, "reverse_kl": 1.5, "time/rollout_s": 61.0}),
+    StepResult(
+        0,
+        {
+            "eval/pass@1": 0.1,
+            "eval/reverse_kl": 2.0,
+            "eval/mean_length": 21.5,
+            "eval/truncated_fraction": 0.25,
+            "eval/teacher_pass@1": 1.0,
+        },
+    ),
+    StepResult(
+        1,
+        {
+            "trb/epsilon": 0.1,
+            "reverse_kl": 1.5,
+            "completions/mean_length": 30.0,
+            "completions/truncated_fraction": 0.125,
+            "time/rollout_s": 61.0,
+        },
+    ),
     StepResult(2, {"trb/epsilon": 0.0, "reverse_kl": 0.5, "skipped": 1.0, "eval/reverse_kl": 0.4}),
 ]
 
@@ -33,9 +52,11 @@ def told(terminal: bool, every: int = 1) -> str:
 def test_plain_lines_where_there_is_no_terminal() -> None:
     lines = told(terminal=False).splitlines()
     assert lines[0] == (
-        "evaluation after step 0: pass@1 10.0%, reverse KL 2.000 (teacher's pass@1 100.0%)"
+        "evaluation after step 0: pass@1 10.0%, reverse KL 2.000, length 21.5, truncated 25% "
+        "(teacher's pass@1 100.0%)"
     )
     assert lines[1].startswith("step 1/2 | ε 0.1 | reverse KL 1.500 | β - | reward - |")
+    assert "| length 30.0 | truncated 12% |" in lines[1]
     assert "pass@1 -, reverse KL 0.400" in lines[3]
     assert lines[4] == "step 2: not finite, update skipped"
     assert not any(line.startswith("step 1/2") for line in told(False, every=2).splitlines())
@@ -45,6 +66,51 @@ def test_a_live_table_on_a_terminal() -> None:
     text = told(terminal=True)
     assert "reverse KL" in text
     assert "2/2" in text
+
+
+def test_it_is_said_what_begins_before_anything_is_done() -> None:
+    """A first evaluation, or a first step, may take minutes."""
+    for terminal in (False, True):
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=terminal, width=100)
+        hook = ProgressHook(console, 2, every=1)
+        hook.on_start(0)
+        hook.on_phase("evaluation", 0)
+        time.sleep(0.6 if terminal else 0)  # a live table is drawn four times a second
+        text = out.getvalue()
+        assert "evaluation after step 0" in text
+        hook.on_step(STEPS[0])
+        hook.on_phase("update", 1)
+        time.sleep(0.6 if terminal else 0)
+        assert "step 1" in out.getvalue()[len(text) :]
+        hook.on_step(STEPS[1])
+        before = len(out.getvalue())
+        hook.on_phase("update", 2)
+        assert terminal or len(out.getvalue()) == before  # by now there are lines of steps
+        hook.on_end(1)
+
+
+def warned(*metrics: dict[str, float]) -> list[str]:
+    out = io.StringIO()
+    hook = ProgressHook(Console(file=out, width=200), 20, every=20)
+    hook.on_start(0)
+    for step, values in enumerate(metrics, start=1):
+        hook.on_step(StepResult(step, values))
+    return [line for line in out.getvalue().splitlines() if "warning" in line]
+
+
+def test_a_limit_that_cuts_most_rollouts_is_told_once() -> None:
+    name = "completions/truncated_fraction"
+    (line,) = warned({name: 0.5}, {name: 0.75}, {name: 0.9})
+    assert line == "step 2: warning: 75% of the rollouts were cut at rollout.max_tokens"
+
+
+def test_steps_without_any_reward_are_told_once() -> None:
+    nothing = {"reward/mean": 0.0}
+    assert warned(*[nothing] * 4, {"reward/mean": 0.1}, *[nothing] * 4) == []
+    assert warned(*[{}] * 9) == []  # no gold answers
+    (line,) = warned(*[nothing] * 12)
+    assert line.startswith("step 5: warning: no answer was right; does the prompt ask for")
 
 
 def test_the_summary_tells_before_and_after_and_where_time_went() -> None:

@@ -41,7 +41,13 @@ KEYS = {
 @click.option("--limit", "--prompts", "limit", type=click.IntRange(1), help="Problems at most.")
 @click.option("-n", "--samples", type=click.IntRange(1), help="Rollouts a problem.")
 @click.option("--pass-k", default="1", show_default=True, help="The k of pass@k: 1,8,32.")
-@click.option("--temp", "--temperature", "temperature", type=click.FloatRange(0, min_open=True))
+@click.option(
+    "--temp",
+    "--temperature",
+    "temperature",
+    type=click.FloatRange(0),
+    help="0 takes the likeliest token, in one sample.",
+)
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
 @click.option("-m", "--max-tokens", type=click.IntRange(1), help="The longest answer.")
 @click.option("--seed", type=click.IntRange(0))

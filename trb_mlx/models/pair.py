@@ -84,12 +84,13 @@ def make_pair(student: LanguageModel, teacher: LanguageModel) -> Pair:
     """Pair two loaded models; the teacher is frozen.
 
     Raises:
-        UserError: the tokenizers differ in size, ids or probe encodings.
+        UserError: the tokenizers differ in size, ids or probe encodings, or a model has no EOS.
     """
     check_tokenizers(student, teacher)
     teacher.module.freeze()
     size = min(len(student.tokenizer), logit_width(student), logit_width(teacher))
-    stop_id = _stop_id(student, size)
+    stop_id = _stop_id(student, size, "student")
+    _stop_id(teacher, size, "teacher")  # one that cannot end would teach never to end
     merges = (
         merge_stops(size, stop_id, student.stop_ids, teacher.stop_ids),
         merge_stops(size, stop_id, teacher.stop_ids, student.stop_ids),
@@ -108,11 +109,12 @@ def single(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer:
     return Scorer(model, merge, split_model(model.module))
 
 
-def _stop_id(model: LanguageModel, size: int) -> int:
+def _stop_id(model: LanguageModel, size: int, role: str = "model") -> int:
     known = [token for token in model.stop_ids if token < size]
     if not known:
         raise UserError(
-            f"model {model.name} has no EOS id; expected one in its tokenizer or config."
+            f"{role} {model.name} has no EOS id that its tokenizer knows; expected eos_token_id "
+            "in its config.json, or eos_token in its tokenizer_config.json."
         )
     return known[0]
 

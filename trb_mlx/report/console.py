@@ -10,9 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 
-from trb_mlx.train.trainer import Hook
+from trb_mlx.report.evaluation import NONE_RIGHT, truncation_warning
+from trb_mlx.train.trainer import Hook, Phase
 from trb_mlx.types import Metrics, StepResult
 
 # (heading, metric, format); a metric that a step does not have shows as a dash.
@@ -22,9 +24,11 @@ COLUMNS = (
     ("β", "trb/beta_mean", "{:.3f}"),
     ("reward", "reward/mean", "{:.3f}"),
     ("length", "completions/mean_length", "{:.1f}"),
+    ("truncated", "completions/truncated_fraction", "{:.0%}"),
     ("tokens/s", "tokens_per_second", "{:.0f}"),
 )
 SHOWN_ROWS = 8  # steps that the live table keeps in view
+UNREWARDED_STEPS = 5  # in a row without a reward, before that is said
 
 
 def say(console: Console, line: str, wrap: bool = True) -> None:
@@ -54,7 +58,9 @@ def evaluation_line(result: StepResult) -> str:
     metrics = result.metrics
     line = (
         f"evaluation after step {result.step}: pass@1 {cell(metrics, 'eval/pass@1', '{:.1%}')}, "
-        f"reverse KL {cell(metrics, 'eval/reverse_kl', '{:.3f}')}"
+        f"reverse KL {cell(metrics, 'eval/reverse_kl', '{:.3f}')}, "
+        f"length {cell(metrics, 'eval/mean_length', '{:.1f}')}, "
+        f"truncated {cell(metrics, 'eval/truncated_fraction', '{:.0%}')}"
     )
     teacher = metrics.get("eval/teacher_pass@1")
     return line + (f" (teacher's pass@1 {teacher:.1%})" if teacher is not None else "")
@@ -77,15 +83,28 @@ class ProgressHook(Hook):
         self._every = every
         self._rows: list[StepResult] = []
         self._live: Live | None = None
-        self._first = 0
+        self._spinner: Spinner | None = None  # what is going on, and for how long
+        self._step = self._first = 0
         self._begun = 0.0
+        self._unrewarded = 0  # steps in a row
+        self._warned: set[str] = set()
 
     def on_start(self, step: int) -> None:
         """Start the clock and, on a terminal, the live table."""
-        self._first, self._begun = step, time.perf_counter()
+        self._step = self._first = step
+        self._begun = time.perf_counter()
         if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4)
+            self._live = Live(
+                console=self._console, refresh_per_second=4, get_renderable=self._view
+            )
             self._live.start()
+
+    def on_phase(self, phase: Phase, step: int) -> None:
+        """Show what begins; in plain lines where none has been printed yet."""
+        doing = f"step {step}" if phase == "update" else f"evaluation after step {step}"
+        self._spinner = Spinner("line", doing)
+        if self._live is None and step <= self._first + (phase == "update"):
+            say(self._console, f"{doing} begins")
 
     def on_step(self, result: StepResult) -> None:
         """Show a step, and its evaluation above the table."""
@@ -99,26 +118,36 @@ class ProgressHook(Hook):
             say(self._console, evaluation_line(result))
         if result.metrics.get("skipped"):
             say(self._console, f"step {result.step}: not finite, update skipped")
-        if self._live is not None:
-            with suppress(OSError):
-                self._live.update(self._table(result.step))
+        self._warn(result)
+        self._step = result.step
 
-    def on_stop(self, step: int) -> None:
-        """Ask for patience."""
-        say(self._console, f"saving step {step}…")
+    def _warn(self, result: StepResult) -> None:
+        """Say once each what is likely to be wrong with the settings."""
+        truncated = result.metrics.get("completions/truncated_fraction", 0.0)
+        rewarded = result.metrics.get("reward/mean")
+        self._unrewarded = self._unrewarded + 1 if rewarded == 0.0 else 0
+        found = {
+            "truncated": truncation_warning(truncated, "rollout.max_tokens"),
+            "unrewarded": NONE_RIGHT if self._unrewarded == UNREWARDED_STEPS else None,
+        }
+        for kind, sentence in found.items():
+            if sentence is not None and kind not in self._warned:
+                self._warned.add(kind)
+                say(self._console, f"step {result.step}: {sentence}")
 
     def on_end(self, step: int) -> None:
         """Leave the last state of the table on the screen."""
+        self._spinner = None
         if self._live is not None:
-            with suppress(OSError):
-                self._live.stop()
+            self._live.stop()
 
     def _left(self, step: int) -> float:
         """Seconds that the remaining steps will take at the pace so far."""
         pace = (time.perf_counter() - self._begun) / max(step - self._first, 1)
         return pace * (self._steps - step)
 
-    def _table(self, step: int) -> Table:
+    def _view(self) -> Table:
+        """The last steps, how far the run is, and what is going on."""
         table = Table(box=None, pad_edge=False)
         table.add_column("step", justify="right")
         for heading, _, _ in COLUMNS:
@@ -127,10 +156,12 @@ class ProgressHook(Hook):
             cells = [cell(row.metrics, name, form) for _, name, form in COLUMNS]
             table.add_row(str(row.step), *cells)
         outer = Table.grid(padding=(0, 1))
-        outer.add_row(table)
-        bar = ProgressBar(total=self._steps, completed=step, width=40)
+        if self._rows:
+            outer.add_row(table)
+        bar = ProgressBar(total=self._steps, completed=self._step, width=40)
+        left = f", {clock(self._left(self._step))} left" if self._step > self._first else ""
         status = Table.grid(padding=(0, 1))
-        status.add_row(bar, f"{step}/{self._steps}, {clock(self._left(step))} left")
+        status.add_row(bar, f"{self._step}/{self._steps}{left}", self._spinner or "")
         outer.add_row(status)
         return outer
 

@@ -20,6 +20,22 @@ from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
 # Held-out draws are keyed apart from every training step, and alike at every evaluation, so
 # that two evaluations differ by the model alone.
 EVALUATION_STREAM = 2**40
+MOST = 0.5  # above this share of rollouts that were cut, a length limit is likely to be wrong
+NONE_RIGHT = (
+    "warning: no answer was right; does the prompt ask for a form that answers are read in "
+    "(\\boxed{…}, or after ####)?"
+)
+
+
+def as_drawn(config: EvalConfig, max_tokens: int) -> EvalConfig:
+    """The settings with a length limit, and one sample where all would be alike."""
+    samples = config.samples if config.temperature else 1
+    return config.model_copy(update={"max_tokens": max_tokens, "samples": samples})
+
+
+def truncation_warning(share: float, limit: str) -> str | None:
+    """A sentence where most rollouts reached the length limit that is called `limit`."""
+    return f"warning: {share:.0%} of the rollouts were cut at {limit}" if share > MOST else None
 
 
 def held_out_rollouts(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from trb_mlx.errors import RunError
 from trb_mlx.interrupts import Interrupted, Shield, shielded, watching
 from trb_mlx.types import Metrics, StepResult
+
+Phase = Literal["update", "evaluation"]
 
 
 class Hook:
@@ -16,6 +19,9 @@ class Hook:
 
     def on_start(self, step: int) -> None:
         """The run begins, or goes on, after `step` finished updates."""
+
+    def on_phase(self, phase: Phase, step: int) -> None:
+        """The update that makes `step` of them begins, or the evaluation after `step` updates."""
 
     def on_step(self, result: StepResult) -> None:
         """A step and its evaluation, if it had one, are done (step 0: evaluation alone)."""
@@ -89,7 +95,7 @@ class Trainer:
             try:
                 self._tell("on_start", self.step)
                 if self.step == 0:
-                    self._finish(StepResult(0, self._work.evaluate(0)))
+                    self._finish(StepResult(0, self._evaluate(0)))
                 while self.step < self._cadence.steps:
                     self._advance()
             except BaseException as error:
@@ -115,11 +121,20 @@ class Trainer:
 
     def _advance(self) -> None:
         """One update, its evaluation and its events."""
-        result = self._work.train(self.step, shielded)
         done = self.step + 1
+        self._begin("update", done)
+        result = self._work.train(self.step, shielded)
         if self._cadence.evaluates(done):
-            result.metrics.update(self._work.evaluate(done))
+            result.metrics.update(self._evaluate(done))
         self._finish(result)
+
+    def _evaluate(self, step: int) -> Metrics:
+        self._begin("evaluation", step)
+        return self._work.evaluate(step)
+
+    def _begin(self, phase: Phase, step: int) -> None:
+        for hook in self.hooks:
+            hook.on_phase(phase, step)
 
     def _finish(self, result: StepResult) -> None:
         with shielded():
