@@ -81,3 +81,13 @@ def test_size_classes_grow_geometrically(step: int) -> None:
         assert found % step == 0
         assert found - value < max(step, 0.25 * value + 1)
     assert len(set(classes)) <= 4 * 13
+
+
+@pytest.mark.parametrize(
+    ("step", "over", "most"),
+    [(32, 32, 31 / 64), (32, 64, 31 / 96), (32, 96, 31 / 128), (32, 128, 0.2), (256, 1024, 0.2)],
+)
+def test_padding_is_a_fifth_at_most_but_for_short_rows(step: int, over: int, most: float) -> None:
+    shares = [1 - size / size_class(size, step) for size in range(over + 1, 20_000)]
+    assert max(shares) <= most
+    assert max(shares) > 0.95 * most
