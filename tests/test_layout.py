@@ -20,11 +20,11 @@ ROOMS = [
     {"data"},
     {"rollout"},
     {"train"},
-    {"run_folder"},
+    {"run_folder", "run_data"},
     {"export"},
     {"report"},
     {"doctor"},
-    {"runs", "inference", "evaluating", "comparing", "side_by_side"},
+    {"resuming", "runs", "inference", "evaluating", "comparing", "side_by_side"},
     {"exports"},  # asks inference which file a checkpoint is
     {"cli"},
     {"__main__"},

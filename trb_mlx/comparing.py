@@ -17,7 +17,7 @@ from trb_mlx.config import Config
 from trb_mlx.data.held_out import held_out_prompts
 from trb_mlx.errors import RunError, UserError
 from trb_mlx.evaluating import evaluate
-from trb_mlx.files import disk_errors, json_line, read_lines, write_text
+from trb_mlx.files import disk_errors, json_line, read_lines, read_steps, write_text
 from trb_mlx.inference import best_step, open_target
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun
@@ -93,7 +93,7 @@ def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
     rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
-    metrics, held_out = training_metrics(read_lines(folder.metrics), rollouts, spec.early_steps)
+    metrics, held_out = training_metrics(read_steps(folder.metrics), rollouts, spec.early_steps)
     problems: dict[str, Scores] = {}
     for point, found in kept.items():
         metrics |= {f"{point}.{name}": value for name, value in found["metrics"].items()}
@@ -112,8 +112,8 @@ def _trained_steps(folder: RunFolder) -> int:
     """How far the adapters are trained: the metrics' last step is kept before them."""
     kept = sorted(folder.adapter_path.glob("*_adapters.safetensors"))
     newest = int(kept[-1].name.split("_")[0]) if kept else 0
-    lines = read_lines(folder.metrics) if folder.metrics.exists() else []
-    return min(newest, max((int(line["step"]) for line in lines), default=0))
+    lines = read_steps(folder.metrics) if folder.metrics.exists() else []
+    return min(newest, max((line["step"] for line in lines), default=0))
 
 
 def _evaluated(

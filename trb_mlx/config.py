@@ -5,9 +5,10 @@ Knows no mlx. Every key is defined here and nowhere else.
 
 from __future__ import annotations
 
+import os.path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -16,6 +17,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Place = Annotated[str, AfterValidator(os.path.expanduser)]  # a path may begin with ~
 
 
 class Section(BaseModel):
@@ -38,7 +40,7 @@ class ModelConfig(Section):
     `dequantize` unpacks quantized layers into floats, which a CPU multiplies far faster.
     """
 
-    model: str
+    model: Place
     revision: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     quantize: QuantizeConfig | None = None
@@ -49,7 +51,7 @@ class ModelConfig(Section):
 class StudentConfig(ModelConfig):
     """The student: a model, and perhaps the PEFT or mlx-lm adapter folder that it starts from."""
 
-    adapter: str | None = None
+    adapter: Place | None = None
 
 
 class LoraConfig(Section):
@@ -66,7 +68,7 @@ class LoraConfig(Section):
 class PromptSource(Section):
     """Where prompts come from: `generated:NAME`, a JSONL file or folder, or a Hub data set id."""
 
-    source: str = "generated:arithmetic"
+    source: Place = "generated:arithmetic"
     subset: str | None = None
     split: str = "train"
     prompt_column: str | None = None
@@ -228,9 +230,9 @@ class EvalConfig(Section):
 class RunConfig(Section):
     """Where a run lives and what it leaves there."""
 
-    dir: str = "runs"
+    dir: Place = "runs"
     name: str | None = None
-    adapter_path: str | None = None
+    adapter_path: Place | None = None
     report_every: PositiveInt = 1
     sample_every: PositiveInt = 10
     samples: Count = 4
@@ -275,9 +277,6 @@ class Config(Section):
             )
         return self
 
-
-# What a resumed run may change: how long it goes on, what it reports, and where things lie.
-RESUMABLE = ("train.steps", "run")
 
 # key → (the key that decides whether it is read, the values with which it is).
 READ_WITH = {

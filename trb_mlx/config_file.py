@@ -36,7 +36,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: if neither exists; names the nearest shipped config.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     folder = _shipped_folder()

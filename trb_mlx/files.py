@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trb_mlx.errors import RunError, UserError
 
@@ -75,6 +75,43 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which is gone afterwards; the system frees it if this process dies.
+
+    Where the file system knows no locks (some network shares), nothing is held.
+
+    Raises:
+        RunError: another process holds it; `what` begins the sentence.
+    """
+    with _lock_file(path, what) as file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: nobody else can have made another
+
+
+def _lock_file(path: Path, what: str) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()  # whoever held it removed it meanwhile
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read(20)
+            file.close()
+            by = f"another process ({holder})" if holder else "another process"
+            raise RunError(f"{what} is being worked on by {by}.") from error
+        except OSError:
+            return file
+
+
+@contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn a full or failing disk into one sentence.
 
@@ -107,6 +144,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return [*lines, _parsed(last, str(path))]
     except UserError:
         return lines
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics or samples, each with a whole number under `step`.
+
+    Raises:
+        UserError: as `read_lines`, or a line has no step.
+    """
+    lines = read_lines(path)
+    for line in lines:
+        if not isinstance(line.get("step"), int):
+            raise UserError(f"{path} has a line without a step, expected one in each.")
+    return lines
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from trb_mlx.data.formats import fill_plain
 from trb_mlx.data.held_out import PromptSplit, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.export.adapters import adapter_config
-from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
+from trb_mlx.export.checkpoint import Progress
 from trb_mlx.export.keeper import Keeper
 from trb_mlx.export.starting import start_from, with_adapter
-from trb_mlx.files import disk_errors, read_lines
-from trb_mlx.interrupts import Interrupted, shielded
+from trb_mlx.files import disk_errors, read_steps
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
@@ -30,10 +30,13 @@ from trb_mlx.report.evaluation import Evaluator, answer_rewards, as_drawn, respo
 from trb_mlx.report.results import describe_method
 from trb_mlx.report.tracking import make_reporters
 from trb_mlx.report.writers import MetricsWriter, SampleWriter
+from trb_mlx.resuming import notes as resume_notes
+from trb_mlx.resuming import take_up
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.cache_trial import can_rewind, make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
-from trb_mlx.run_folder import RunFolder, discard, open_run, write_config
+from trb_mlx.run_data import check_digests, keep_digests
+from trb_mlx.run_folder import RunFolder, holding_run, write_config
 from trb_mlx.train.objective import make_objective
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.target import is_whole
@@ -61,32 +64,26 @@ def train_run(
     """
     begun = time.perf_counter()
     config = with_adapter(config)
-    made = open_run(folder, config, resume)
-    try:
+    with holding_run(folder, config, resume):
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
         make_decoder(pair.student)  # refuses a model that decodes wrongly, before anything is kept
         config = with_template(config, pair)
-        prompts = split_prompts(
-            config, pair.student.model.tokenizer, lambda line: say(console, line)
-        )
+        tell = partial(say, console)
+        prompts = split_prompts(config, pair.student.model.tokenizer, tell)
+        if resume:
+            check_digests(folder, config, prompts, tell)
         with Verifier() as verifier:
             session = _Session(config, folder, pair, prompts, verifier)
             if resume:
                 session.resume()
             hooks = session.hooks(console)
-            with disk_errors("config.yaml"):
-                write_config(folder, config)
-            made = False
             _announce(config, session, console)
+            with disk_errors("config.yaml"):
+                if not resume or not folder.data.exists():
+                    keep_digests(folder, prompts)
+                write_config(folder, config)
             session.run(hooks, console, time.perf_counter() - begun)
-    except BaseException as error:
-        if made:
-            with shielded():
-                discard(folder)
-        elif isinstance(error, Interrupted):
-            error.advice = "--resume goes on from here"
-        raise
 
 
 def with_template(config: Config, pair: Pair) -> Config:
@@ -153,14 +150,13 @@ class _Session:
 
     def resume(self) -> None:
         """Take up the newest checkpoint, or begin again where a run has none yet."""
-        found = checkpoints(self.folder.checkpoints)
-        if not found:
-            return
-        self.ledger.recall(read_lines(self.folder.metrics))
-        progress = load_checkpoint(found[-1], self.stepper.module, self.stepper.optimizer)
-        self.trainer.step, self.trainer.bad_steps = progress.step, progress.bad_steps
-        self.stepper.updates, self.stepper.skipped = progress.step, progress.skipped
-        self.work.drafting = progress.drafting
+        progress = take_up(self.folder, self.config, self.stepper, self.work)
+        if progress.step:
+            self.ledger.recall(read_steps(self.folder.metrics))
+        self.trainer.step = progress.step
+        # A run that was stopped for its bad steps is resumed to get past them.
+        stopped = progress.bad_steps >= self.config.train.max_bad_steps
+        self.trainer.bad_steps = 0 if stopped else progress.bad_steps
 
     def run(self, hooks: Sequence[Hook], console: Console, loading: float) -> None:
         """Train to the end and print the summary."""
@@ -249,7 +245,8 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
     if session.plain is not None:
         say(console, f"{session.plain}, so the logits of a whole micro-batch are held at once")
     if session.trainer.step:
-        say(console, f"going on after step {session.trainer.step}")
+        for note in resume_notes(session.folder, config, session.trainer.step):
+            say(console, note)
 
 
 def _why_no_drafts(config: Config, session: _Session) -> str:

@@ -96,7 +96,7 @@ def evaluate(
 
     wanted = has_teacher if distribution is None else distribution
     opened = open_target(target, adapter_path, checkpoint, changes, with_teacher=wanted)
-    parent = Path(out) if out else None if run is None else run.path / "eval"
+    parent = Path(out).expanduser() if out else None if run is None else run.path / "eval"
     told = Console(stderr=True)
     with going_on(), Progress(console=told, transient=True, disable=not told.is_terminal) as bar:
         row = bar.add_task("problems", total=None)

@@ -48,7 +48,7 @@ def export(
     """
     if (to is None) == (recipe is None):
         raise UserError("export needs --to peft, mlx-lm or merged, or --recipe verl or trl.")
-    place = Path(out) if out else None
+    place = Path(out).expanduser() if out else None
     if recipe is not None:
         from trb_mlx.export.recipe import write_recipe
 

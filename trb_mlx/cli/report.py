@@ -49,7 +49,9 @@ def report(
         raise UserError("--prompts, --cuts and --budgets belong to --diagnostics; add it.")
     from trb_mlx.report.making import make_report  # seconds of imports
 
-    written = make_report(runs, Path(out) if out else None, sizes if diagnostics else None, _say)
+    written = make_report(
+        runs, Path(out).expanduser() if out else None, sizes if diagnostics else None, _say
+    )
     click.echo(f"{written[0]} and {len(written) - 1} PNGs")
 
 

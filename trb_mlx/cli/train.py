@@ -32,8 +32,8 @@ def train(
     if config_name is None and not given:
         raise UserError("train needs --config FILE (try --config small), or --model and --teacher.")
     config = load_config(config_name, given)
-    stem = find_config(config_name).stem if config_name else "run"
-    folder = locate(config, stem)
+    file = find_config(config_name) if config_name else None
+    folder = locate(config, file.stem if file else "run", file)
     if dry_run:
         click.echo(describe(config, folder))
         return

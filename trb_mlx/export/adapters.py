@@ -44,6 +44,13 @@ def save_adapters(folder: Path, module: nn.Module, config: dict[str, Any], step:
         shutil.copyfile(snapshot(folder, step), draft)
 
 
+def remove_snapshots(folder: Path, step: int) -> None:
+    """Remove the snapshots of later steps than `step`."""
+    for path in folder.glob(f"*_{WEIGHTS}"):
+        if path.name.split("_")[0].isdigit() and int(path.name.split("_")[0]) > step:
+            path.unlink()
+
+
 def snapshot(folder: Path, step: int) -> Path:
     """The numbered file of one step, as mlx-lm names it."""
     return folder / f"{step:07d}_{WEIGHTS}"

@@ -45,8 +45,18 @@ def save_checkpoint(
         )
         save_arrays(draft / "optimizer.safetensors", dict(tree_flatten(optimizer.state)))
         (draft / "state.json").write_text(json.dumps(vars(progress)) + "\n", encoding="utf-8")
-    for old in checkpoints(folder)[:-keep]:
+    kept = checkpoints(folder)
+    whole = [path for path in kept if not _is_skipped(path)]
+    for old in set(kept[:-keep]) - set(whole[-1:]):
         shutil.rmtree(old)
+
+
+def _is_skipped(path: Path) -> bool:
+    """Whether the checkpoint's last update was not finite: what led there may be its weights."""
+    try:
+        return bool(json.loads((path / "state.json").read_text(encoding="utf-8"))["bad_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -56,23 +66,68 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"\d{7,}", path.name))
 
 
+def clear_drafts(folder: Path) -> None:
+    """Remove what crashes left of checkpoints that they cut off."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
+        shutil.rmtree(path)
+
+
 def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -> Progress:
     """Put a checkpoint's adapters and optimizer state in place.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or of another adapter, or holds values that are
+            not finite.
     """
     try:
         progress = Progress(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         weights = load_arrays(path / "adapters.safetensors")
         state = load_arrays(path / "optimizer.safetensors")
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"checkpoint {path} cannot be read ({error}); remove it to go on from the one before."
-        ) from error
+    except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}); {_WAY_OUT}") from error
+    trouble = (
+        _progress_trouble(progress, path)
+        or _arrays_trouble(weights, module.trainable_parameters(), "adapters.safetensors")
+        or _arrays_trouble(state, optimizer.state, "optimizer.safetensors")
+    )
+    if trouble:
+        raise UserError(f"checkpoint {path} does not fit this run: {trouble}; {_WAY_OUT}")
     module.load_weights(list(weights.items()), strict=False)
     optimizer.state = tree_unflatten(list(state.items()))
     # A flat file has no branches without leaves; the updated state has them, as the module does.
     optimizer.init(module.trainable_parameters())
     mx.eval(module.parameters(), optimizer.state)
     return progress
+
+
+_WAY_OUT = "remove it to go on from the one before."
+
+
+def _progress_trouble(progress: Progress, path: Path) -> str | None:
+    counts = {name: getattr(progress, name) for name in ("step", "bad_steps", "skipped")}
+    for name, value in counts.items():
+        if type(value) is not int or value < 0:
+            return f"state.json has {name} {value!r}, expected a whole number"
+    if progress.step != int(path.name):
+        return f"state.json is of step {progress.step}"
+    return None
+
+
+def _arrays_trouble(found: dict[str, mx.array], wanted: Any, name: str) -> str | None:
+    """What keeps arrays from taking the place of a tree's, if anything does."""
+    expected = dict(tree_flatten(wanted))
+    for key in sorted(expected.keys() | found.keys()):
+        if key not in found:
+            return f"{name} lacks {key}"
+        if key not in expected:
+            return f"{name} holds {key}, which this run does not have"
+        here, there = found[key], expected[key]
+        if here.shape != there.shape:
+            return f"{name} has {key} of shape {here.shape}, expected {there.shape}"
+        if here.dtype != there.dtype:
+            return f"{name} has {key} in {here.dtype}, expected {there.dtype}"
+    finite = {key: mx.all(mx.isfinite(array)) for key, array in found.items()}
+    mx.eval(finite)
+    return next(
+        (f"{name} has {key} with NaN or infinity" for key in finite if not finite[key]), None
+    )

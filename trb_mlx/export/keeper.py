@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trb_mlx.export.adapters import save_adapters
-from trb_mlx.export.checkpoint import Progress, save_checkpoint
+from trb_mlx.export.adapters import remove_snapshots, save_adapters
+from trb_mlx.export.checkpoint import Progress, clear_drafts, save_checkpoint
 from trb_mlx.files import disk_errors
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.trainer import Hook
 
 
 class Keeper(Hook):
-    """Writes both at every save."""
+    """Writes both at every save, the checkpoint first: adapters then show that there is one."""
 
     def __init__(
         self,
@@ -33,12 +33,20 @@ class Keeper(Hook):
         self._config = adapter_config
         self._keep = keep
 
+    def on_start(self, step: int) -> None:
+        """A resumed run's adapters are those of its checkpoint, and none are of later steps."""
+        clear_drafts(self._checkpoints)
+        if step:
+            with disk_errors("the adapters"):
+                remove_snapshots(self._adapters, step)
+                save_adapters(self._adapters, self._stepper.module, self._config, step)
+
     def on_save(self, step: int) -> None:
-        """Adapters first: a checkpoint then never lacks its snapshot."""
+        """Both of this step."""
         module = self._stepper.module
         with disk_errors("the checkpoint"):
-            save_adapters(self._adapters, module, self._config, step)
             progress = self._progress(step)
             save_checkpoint(
                 self._checkpoints, module, self._stepper.optimizer, progress, self._keep
             )
+            save_adapters(self._adapters, module, self._config, step)

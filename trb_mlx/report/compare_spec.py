@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from trb_mlx.config import Config, Count, PositiveInt, Section
+from trb_mlx.config import Config, Count, Place, PositiveInt, Section
 from trb_mlx.config_file import find_config, load_config, nearest, parse_section, read_yaml
 from trb_mlx.errors import UserError
 from trb_mlx.report.result_folder import digest
@@ -76,7 +76,7 @@ class CompareSpec(Section):
     samples: PositiveInt = 1
     early_steps: PositiveInt
     decides: str = "final.pass@1"
-    dir: str = "compare"
+    dir: Place = "compare"
     share_teacher: bool = False
 
     @field_validator("methods", mode="before")
@@ -127,7 +127,8 @@ def load_spec(name: str) -> tuple[CompareSpec, Path]:
 
 def _find(name: str) -> Path:
     try:
-        return Path(name) if Path(name).is_file() else find_config(f"compare/{name}")
+        path = Path(name).expanduser()
+        return path if path.is_file() else find_config(f"compare/{name}")
     except UserError as error:
         raise UserError(
             f"comparison {name} does not exist; expected a YAML file or a shipped comparison's "

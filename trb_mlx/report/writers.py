@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trb_mlx.files import append_lines, read_lines, write_lines
+from trb_mlx.files import append_lines, read_steps, write_lines
 from trb_mlx.train.trainer import Hook
 from trb_mlx.types import Rollout, StepResult
 
@@ -25,7 +25,7 @@ class JsonLines:
     def cut(self, step: int) -> None:
         """Drop every line after `step`, and a last line that was cut off."""
         if self.path.exists():
-            write_lines(self.path, [line for line in read_lines(self.path) if line["step"] <= step])
+            write_lines(self.path, [line for line in read_steps(self.path) if line["step"] <= step])
 
 
 class MetricsWriter(Hook):
