@@ -237,7 +237,7 @@ def _announce(config: Config, session: _Session, console: Console) -> None:
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0.",
         )
-    for sentence in unread_keys(config):
+    for sentence in filter(None, [*unread_keys(config), session.pair.student.model.note]):
         say(console, f"note: {sentence}")
     for reason in (session.hidden.reason, _why_no_drafts(config, session)):
         if reason:

@@ -21,6 +21,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
 from trb_mlx.models.checkpoint_files import check_finite, check_sizes, has_head, stored_shapes
 from trb_mlx.models.gguf import load_gguf
+from trb_mlx.models.mlx_lm_note import mlx_lm_note
 from trb_mlx.models.model_config import (
     attention_windows,
     build_config,
@@ -45,12 +46,16 @@ _LOAD_ERRORS = (
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model: its module, tokenizer, resolved folder or id, and its config.json."""
+    """A loaded model: its module, tokenizer, resolved folder or id, and its config.json.
+
+    `note` says what mlx-lm on its own computes otherwise, in a sentence.
+    """
 
     name: str
     module: nn.Module
     tokenizer: mlxlm.TokenizerWrapper
     config: dict[str, Any]
+    note: str | None = None
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -131,7 +136,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
         UserError: the model cannot be found, read, or is of an unsupported architecture.
     """
     path = resolve(config.model)
-    module, tokenizer, details = _load(path, config)
+    module, tokenizer, details, note = _load(path, config)
     if config.dtype is not None:
         module.set_dtype(getattr(mx, config.dtype))
     check_finite(module, config.model)
@@ -141,14 +146,14 @@ def load_model(config: ModelConfig) -> LanguageModel:
         module = mlxlm.dequantize_model(module)
     module.eval()
     mx.eval(module.parameters())
-    return LanguageModel(config.model, module, tokenizer, details)
+    return LanguageModel(config.model, module, tokenizer, details, note)
 
 
 def _load(
     path: str, config: ModelConfig
-) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any]]:
+) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any], str | None]:
     if Path(path).is_file():
-        return load_gguf(Path(path))
+        return *load_gguf(Path(path)), None
     try:
         return _load_folder(mlxlm.download(path, config.revision), config)
     except _LOAD_ERRORS as error:
@@ -157,7 +162,7 @@ def _load(
 
 def _load_folder(
     folder: Path, config: ModelConfig
-) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any]]:
+) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any], str | None]:
     """mlx-lm's `load`, of a config that says all that it needs to."""
     found, shapes = mlxlm.load_config(folder), stored_shapes(folder)
     check_sizes(found, shapes, config.model)
@@ -174,7 +179,7 @@ def _load_folder(
     slide_layers(module, attention_windows(details))
     # mlx-lm writes down how it has read packed weights.
     packed = {key: value for key, value in built.items() if key.startswith("quantization")}
-    return module, tokenizer, details | packed
+    return module, tokenizer, details | packed, mlx_lm_note(found, has_head(shapes))
 
 
 def _load_failure(model: str, error: Exception) -> str:
