@@ -14,6 +14,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import CONFIG, WEIGHTS
 from trb_mlx.export.apply import load_adapter
 from trb_mlx.export.base import (
+    base_notes,
     check_family,
     check_shapes,
     find_base,
@@ -31,6 +32,7 @@ from trb_mlx.files import read_steps
 from trb_mlx.inference import adapter_file
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
+from trb_mlx.models.mlx_lm_note import mlx_lm_note
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 
 
@@ -177,6 +179,7 @@ def _mlx(job: _Job) -> Exported:
             f"The student was trained on the base rounded to {student.quantize.bits} bits on load, "
             "which mlx-lm does not do: its logits differ from the trained student's."
         )
+    notes += base_notes(name)
     details = json.loads((job.folder.adapter_path / CONFIG).read_text(encoding="utf-8"))
     with writing_export(job.out, _facts(job)) as draft:
         save_arrays(draft / WEIGHTS, job.adapter.arrays)
@@ -194,7 +197,7 @@ def _merged(job: _Job) -> Exported:
         check_family(model.config, model.name)
     load_adapter(model, job.folder.adapter_path, job.weights)
     merge(model.module)
-    notes = _merged_notes(job, given)
+    notes = [*_merged_notes(job, given), *filter(None, [mlx_lm_note(model.config)])]
     with writing_export(job.out, _facts(job)) as draft:
         write_model(draft, model, job.request.quantize)
         _write_card(draft, job, "merged", student.model, notes)

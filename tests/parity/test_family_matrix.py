@@ -77,7 +77,14 @@ def check(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["llama_llama3", "qwen2_yarn", "qwen2_window", "mistral_window", "phi3_window", "phi3_longrope"],
+    [
+        "llama_llama3",
+        "qwen2_yarn",
+        "qwen2_window",
+        "mistral_window",
+        "phi3_window",
+        "phi3_longrope",
+    ],
 )
 def test_exports_of_what_transformers_wrote_open_there_again(name: str, tmp_path: Path) -> None:
     """With the base's rotary embeddings and windows, under an adapter and merged."""

@@ -15,7 +15,9 @@ from huggingface_hub import hf_hub_download
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
 from trb_mlx.export.record import Adapter, read_json
+from trb_mlx.models.checkpoint_files import has_head
 from trb_mlx.models.loading import resolve
+from trb_mlx.models.mlx_lm_note import mlx_lm_note
 
 # model_type → architecture: dense families whose weights mlx-lm keeps under transformers' names
 # and in its layout; tests/parity holds each of them to transformers' logits.
@@ -104,6 +106,13 @@ def base_config(model: str, revision: str | None) -> dict[str, Any]:
             f"base {model} has no config.json that can be read; expected a folder or a Hub id."
         )
     return read_json(path)
+
+
+def base_notes(model: str) -> list[str]:
+    """What mlx-lm itself computes otherwise of a folder or Hub id; nothing for one out of reach."""
+    path, shapes = model_file(model, "config.json"), folder_shapes(model)
+    note = mlx_lm_note(read_json(path), has_head(shapes) if shapes else None) if path else None
+    return [note] if note else []
 
 
 def front_matter(model: str, revision: str | None = None) -> dict[str, Any]:
