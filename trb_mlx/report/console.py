@@ -161,8 +161,10 @@ class ProgressHook(Hook):
         bar = ProgressBar(total=self._steps, completed=self._step, width=40)
         left = f", {clock(self._left(self._step))} left" if self._step > self._first else ""
         status = Table.grid(padding=(0, 1))
-        status.add_row(bar, f"{self._step}/{self._steps}{left}", self._spinner or "")
+        status.add_row(bar, f"{self._step}/{self._steps}{left}")
         outer.add_row(status)
+        if self._spinner is not None:
+            outer.add_row(self._spinner)
         return outer
 
 
