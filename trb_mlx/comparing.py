@@ -15,7 +15,7 @@ from rich.console import Console
 
 from trb_mlx.config import Config
 from trb_mlx.data.held_out import held_out_prompts
-from trb_mlx.errors import RunError, UserError
+from trb_mlx.errors import RunError, UserError, reading
 from trb_mlx.evaluating import evaluate
 from trb_mlx.files import disk_errors, json_line, read_lines, read_steps, write_text
 from trb_mlx.inference import best_step, open_target
@@ -91,12 +91,18 @@ def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
     path = _outcome_path(spec, folder)
     if not path.exists():
         return None
+    with reading(f"outcome {path}"):
+        return _read_outcome(spec, run, folder, path)
+
+
+def _read_outcome(spec: CompareSpec, run: PlannedRun, folder: RunFolder, path: Path) -> Outcome:
     kept = json.loads(path.read_text(encoding="utf-8"))
     rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
     metrics, held_out = training_metrics(read_steps(folder.metrics), rollouts, spec.early_steps)
     problems: dict[str, Scores] = {}
     for point, found in kept.items():
-        metrics |= {f"{point}.{name}": value for name, value in found["metrics"].items()}
+        values = found["metrics"].items()
+        metrics |= {f"{point}.{name}": float(value) for name, value in values if value is not None}
         lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
         problems[point] = problem_scores(lines)
     steps = {point: found["step"] for point, found in kept.items()}

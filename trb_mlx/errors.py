@@ -63,7 +63,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"it has no {text}"
     if isinstance(error, _SURPRISES) or _is_panic(error):
-        kind = type(error).__name__
+        kind, text = type(error).__name__, one_line(text, 120)
         return f"it holds something unexpected ({f'{kind}: {text}' if text else kind})"
     return text or type(error).__name__
 

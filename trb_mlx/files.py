@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from trb_mlx.errors import RunError, UserError
+from trb_mlx.errors import RunError, UserError, reading
 
 # macOS has it, since fsync does not flush the drive's cache there.
 FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
@@ -195,12 +195,16 @@ _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
-    try:
+    with reading(where):
         value = json.loads(text.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 text, expected JSON lines.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise UserError(f"{where} holds a {type(value).__name__}, expected an object.")
+        raise UserError(f"{where} holds {json_kind(value)}, expected an object.")
     return value
+
+
+def json_kind(value: Any) -> str:
+    """What JSON calls a value, with its article."""
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", str: "a text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")

@@ -169,14 +169,14 @@ def _judge(done: Any) -> tuple[str, str]:
         return "", "".join(traceback.format_exception(*done.exc_info))
     if done.exit_code == 0:
         return "", ""
-    own = [line for line in done.stderr.splitlines() if line.startswith("trb-mlx: ")]
-    last = (done.stderr.splitlines() or [""])[-1]
-    sentence = last.removeprefix("trb-mlx: ")
-    if "Traceback" in done.stderr or "fault in trb-mlx" in last:
+    lines = done.stderr.splitlines()
+    own = [line.removeprefix("trb-mlx: ") for line in lines if line.startswith("trb-mlx: ")]
+    sentence = " ".join(own)  # a config may hold several mistakes
+    if "Traceback" in done.stderr or "fault in trb-mlx" in sentence:
         return sentence, done.stderr
-    if done.exit_code not in (1, 2) or len(own) != 1 or own[0] != last:
+    if done.exit_code not in (1, 2) or not own or not lines[-1].endswith(own[-1]):
         return sentence, f"exit code {done.exit_code}, {done.stderr!r}"
-    if len(sentence) > 1000:
+    if any(len(each) > 1000 for each in own):
         return sentence, f"a sentence of {len(sentence)} characters"
     if "memory" in sentence or "allocate" in sentence:
         return sentence, f"asked for more than {BYTES >> 30} GiB: {sentence}"

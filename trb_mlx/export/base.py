@@ -13,7 +13,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download
 
 from trb_mlx.config import ModelConfig
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reading
 from trb_mlx.export.record import Adapter, read_json
 from trb_mlx.models.checkpoint_files import has_head
 from trb_mlx.models.loading import resolve
@@ -123,7 +123,7 @@ def front_matter(model: str, revision: str | None = None) -> dict[str, Any]:
     _, *rest = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
         values = yaml.safe_load(rest[0]) if len(rest) == 2 else {}
-    except yaml.YAMLError:
+    except Exception:  # anybody's card: what cannot be read there says nothing
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -185,7 +185,8 @@ def folder_shapes(model: str) -> dict[str, tuple[int, ...]]:
     """Shapes by name of a folder's weights; empty for a Hub id, which is not fetched for it."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(Path(resolve(model)).glob("model*.safetensors")):
-        weights = mx.load(str(file))  # lazy: only the header is read
-        assert isinstance(weights, dict)
-        shapes |= {name: array.shape for name, array in weights.items()}
+        with reading(str(file)):
+            weights = mx.load(str(file))  # lazy: only the header is read
+            assert isinstance(weights, dict)
+            shapes |= {name: array.shape for name, array in weights.items()}
     return shapes

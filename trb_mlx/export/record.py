@@ -11,9 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reading
 from trb_mlx.export.adapters import CONFIG, WEIGHTS
 from trb_mlx.export.files import load_arrays
+from trb_mlx.files import json_kind
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_mlx_adapter(folder: Path, weights: Path | None = None) -> Adapter:
             arrays=arrays,
             stop_ids=tuple(int(token) for token in details.get("stop_ids") or ()),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except Exception as error:  # whatever such values make of themselves
         raise UserError(
             f"adapter {folder}: {CONFIG} lacks or garbles {str(error)[:100]}; expected mlx-lm's "
             "lora_parameters and num_layers."
@@ -97,16 +98,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, unreadable or no JSON object.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path.parent} holds no {path.name}; expected an adapter folder."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON.") from error
+    with reading(str(path)):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{path.parent} holds no {path.name}; expected an adapter folder."
+            ) from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds a {type(values).__name__}, expected an object.")
+        raise UserError(f"{path} holds {json_kind(values)}, expected an object.")
     return values
 
 
@@ -118,12 +118,9 @@ def read_arrays(path: Path) -> dict[str, mx.array]:
     """
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}.")
-    try:
+    with reading(str(path)):
         arrays = load_arrays(path)
         mx.eval(arrays)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} is no whole safetensors file: {reason}") from error
     for name, array in arrays.items():
         if not bool(mx.isfinite(array).all()):
             raise UserError(f"{path}: {name} holds values that are not finite.")

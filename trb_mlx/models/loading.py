@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import nearest
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reading, reason_of
 from trb_mlx.models import mlxlm
 from trb_mlx.models.checkpoint_files import check_finite, check_sizes, has_head, stored_shapes
 from trb_mlx.models.gguf import load_gguf
@@ -135,6 +135,11 @@ def load_model(config: ModelConfig) -> LanguageModel:
     Raises:
         UserError: the model cannot be found, read, or is of an unsupported architecture.
     """
+    with reading(f"model {config.model}"):
+        return _load_model(config)
+
+
+def _load_model(config: ModelConfig) -> LanguageModel:
     path = resolve(config.model)
     module, tokenizer, details, note = _load(path, config)
     if config.dtype is not None:
@@ -195,8 +200,7 @@ def _load_failure(model: str, error: Exception) -> str:
             f"model {model} is neither a local folder nor in the Hub cache, "
             "and the Hub could not be reached."
         )
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"model {model} could not be loaded: {reason[:300]}"
+    return f"model {model} cannot be read: {reason_of(error)}."
 
 
 def quantize(module: nn.Module, details: dict[str, Any], config: QuantizeConfig) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from trb_mlx.config import ModelConfig
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reading
 from trb_mlx.models.head import Split, split_model
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.ops.vocab import StopMerge, merge_stops, shared_logits
@@ -120,8 +120,15 @@ def _stop_id(model: LanguageModel, size: int, role: str = "model") -> int:
 
 
 def logit_width(model: LanguageModel) -> int:
-    """W, the number of logits that the model gives (embedding rows, padding included)."""
-    return int(model.module(mx.array([[0]])).shape[-1])
+    """W, the number of logits that the model gives (embedding rows, padding included).
+
+    Raises:
+        UserError: the model cannot read a token: its config and its weights are at odds.
+    """
+    with reading(f"model {model.name}"):
+        logits = model.module(mx.array([[0]]))
+        mx.eval(logits)
+        return int(logits.shape[-1])
 
 
 def check_tokenizers(student: LanguageModel, teacher: LanguageModel) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from trb_mlx.config import Config, Section
 from trb_mlx.errors import UserError
 from trb_mlx.files import replacing
@@ -111,7 +109,7 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
         return Diagnostics.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+    except Exception as error:
         raise UserError(
             f"{path} is not what trb-mlx report --diagnostics writes; delete it and run that again."
         ) from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reading
 from trb_mlx.files import append_lines, disk_errors, finite, read_lines, write_lines, write_text
 
 Line = dict[str, Any]
@@ -29,19 +30,29 @@ class ResultFolder:
         """
         self.path = parent / f"{_slug(name)}-n{settings['samples']}-{digest(settings)}"
         kept = self.path / "settings.json"
-        try:
+        with reading(f"evaluation folder {self.path}"):
             if not kept.exists():
                 write_text(kept, json.dumps(settings, indent=2) + "\n")
             found = json.loads(kept.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"evaluation folder {self.path} cannot be used: {error}.") from error
         if found != json.loads(json.dumps(settings)):
             raise UserError(f"{kept} was changed; expected the settings that name its folder.")
         self._lines = self.path / "problems.jsonl"
+        self._samples = int(settings["samples"])
 
     def lines(self) -> list[Line]:
-        """What is finished, in the order of the file; a line that a crash cut off is dropped."""
-        return read_lines(self._lines) if self._lines.exists() else []
+        """What is finished, in the order of the file; a line that a crash cut off is dropped.
+
+        Raises:
+            UserError: the file cannot be read, or holds a line that no evaluation wrote.
+        """
+        lines = read_lines(self._lines) if self._lines.exists() else []
+        for number, line in enumerate(lines, start=1):
+            if not _is_line(line, self._samples):
+                raise UserError(
+                    f"{self._lines}:{number} is no line of this evaluation; remove the folder to "
+                    "evaluate again."
+                )
+        return lines
 
     def rewrite(self, lines: Sequence[Line]) -> None:
         """Replace the finished problems, before going on behind them."""
@@ -58,6 +69,25 @@ class ResultFolder:
         path = self.path / "result.json"
         with disk_errors(str(path)):
             write_text(path, json.dumps(finite(result), indent=2) + "\n")
+
+
+def _is_line(line: Line, samples: int) -> bool:
+    """Whether a line is one of `benchmark.run_task`: `samples` numbers of each kind."""
+    columns: list[Any] = [line.get("lengths"), line.get("stopped")]
+    if line.get("rewards", 0) is not None:  # null where there is no gold answer
+        columns.append(line.get("rewards"))
+    sums = line.get("distribution", {})
+    return (
+        isinstance(line.get("problem"), int)
+        and isinstance(line.get("key"), str)
+        and all(isinstance(column, list) and len(column) == samples for column in columns)
+        and isinstance(sums, dict)
+        and all(
+            isinstance(value, int | float) and math.isfinite(value)
+            for column in [*columns, sums.values()]
+            for value in column
+        )
+    )
 
 
 def digest(settings: Any) -> str:
