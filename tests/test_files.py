@@ -142,10 +142,10 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         (None, "cannot be read: No such file"),
-        (b'{"a": 1}\n\xff\xfe\n', ":2 is not UTF-8 text"),
+        (b'{"a": 1}\n\xff\xfe\n', ":2 cannot be read: it is not UTF-8 text"),
         (b'{"a": 1}\n\n[1]\n{"a": 1}\n', ":3 holds a list, expected an object"),
-        (b'{"a": \n{"a": 1}\n', ":1 is not JSON"),
-        (b"[" * 100_000 + b"\n", ":1 is not JSON"),
+        (b'{"a": \n{"a": 1}\n', ":1 cannot be read: it is not JSON"),
+        (b"[" * 100_000 + b"\n", ":1 cannot be read: it is nested too deeply"),
     ],
 )
 def test_what_is_no_json_line_is_one_sentence(

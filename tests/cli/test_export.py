@@ -83,7 +83,7 @@ def test_training_starts_from_an_exported_adapter(trb: Run, run: str, tmp_path: 
     ("change", "expected"),
     [
         ("conflict", "lora.rank is 16, and student.adapter"),
-        ("truncated", "is no whole safetensors file"),
+        ("truncated", "cannot be read: "),
         ("nowhere", "holds neither adapter_model.safetensors (PEFT) nor"),
         ("other base", "is of another base than bundled:arithmetic-teacher"),
     ],

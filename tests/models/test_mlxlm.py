@@ -13,15 +13,8 @@ from tiny import CHATML, make_model
 from trb_mlx.models import mlxlm
 
 SIGNATURES = {
-    "load": [
-        "path_or_hf_repo",
-        "tokenizer_config",
-        "model_config",
-        "return_config",
-        "revision",
-        "trust_remote_code",
-    ],
     "load_config": ["model_path"],
+    "load_model": ["model_path", "model_config", "trust_remote_code"],
     "download": ["model", "revision"],
     "config_fields": ["config"],
     "create_causal_mask": ["N", "window_size"],
@@ -33,7 +26,7 @@ SIGNATURES = {
         "max_position_embeddings",
     ],
     "load_adapters": ["model", "adapter_path"],
-    "load_tokenizer": ["model_path"],
+    "load_tokenizer": ["model_path", "tokenizer_config_extra", "eos_token_ids"],
     "linear_to_lora_layers": ["model", "num_layers", "config", "use_dora"],
     "quantize_model": ["model", "config", "group_size", "bits"],
     "dequantize_model": ["model"],

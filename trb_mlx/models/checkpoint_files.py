@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reading
 
 LAYERS = re.compile(r"(?:^|\.)(?:layers|layer|blocks|h)\.(\d{1,9})\.")
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
@@ -19,13 +20,25 @@ PACKED = 32  # values in a word of 32 bits, at most
 HEADS = ("lm_head.weight", "output.weight", "embed_out.weight")
 
 
+def check_json(folder: Path) -> None:
+    """Hold that every JSON file of a model is one, before libraries read them and name none.
+
+    Raises:
+        UserError: names the file and the place in it.
+    """
+    for file in sorted(folder.glob("*.json")):
+        with reading(str(file)):
+            json.loads(file.read_text(encoding="utf-8"))
+
+
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name of all weights in a folder; only the files' headers are read."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("model*.safetensors")):
-        weights = mx.load(str(file))
-        assert isinstance(weights, dict)
-        shapes |= {name: array.shape for name, array in weights.items()}
+        with reading(str(file)):
+            weights = mx.load(str(file))
+            assert isinstance(weights, dict)
+            shapes |= {name: array.shape for name, array in weights.items()}
     return shapes
 
 

@@ -19,7 +19,13 @@ from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError, reading, reason_of
 from trb_mlx.models import mlxlm
-from trb_mlx.models.checkpoint_files import check_finite, check_sizes, has_head, stored_shapes
+from trb_mlx.models.checkpoint_files import (
+    check_finite,
+    check_json,
+    check_sizes,
+    has_head,
+    stored_shapes,
+)
 from trb_mlx.models.gguf import load_gguf
 from trb_mlx.models.mlx_lm_note import mlx_lm_note
 from trb_mlx.models.model_config import (
@@ -168,18 +174,18 @@ def _load(
 def _load_folder(
     folder: Path, config: ModelConfig
 ) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any], str | None]:
-    """mlx-lm's `load`, of a config that says all that it needs to."""
+    """As mlx-lm's `load`, of a config that says all that it needs to."""
+    check_json(folder)
     found, shapes = mlxlm.load_config(folder), stored_shapes(folder)
     check_sizes(found, shapes, config.model)
     details = complete_config(found, has_head(shapes))
     building = details | build_config(details)
-    module, tokenizer, built = mlxlm.load(
-        str(folder),
-        return_config=True,
-        model_config=building,
-        trust_remote_code=config.trust_remote_code,
-        tokenizer_config={"trust_remote_code": config.trust_remote_code},
+    module, built = mlxlm.load_model(
+        folder, model_config=building, trust_remote_code=config.trust_remote_code
     )
+    with reading(f"the tokenizer of model {config.model}"):
+        extra = {"trust_remote_code": config.trust_remote_code}
+        tokenizer = mlxlm.load_tokenizer(folder, extra, eos_token_ids=built.get("eos_token_id"))
     fit_rotary(module, building, config.model)
     slide_layers(module, attention_windows(details))
     # mlx-lm writes down how it has read packed weights.

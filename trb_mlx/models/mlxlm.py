@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
-from mlx_lm import load
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.models.rope_utils import initialize_rope
@@ -25,6 +24,7 @@ from mlx_lm.utils import (
     _get_classes,
     dequantize_model,
     load_config,
+    load_model,
     load_tokenizer,
     quantize_model,
     save_config,
@@ -42,9 +42,9 @@ __all__ = [
     "get_reporting_callbacks",
     "initialize_rope",
     "linear_to_lora_layers",
-    "load",
     "load_adapters",
     "load_config",
+    "load_model",
     "load_tokenizer",
     "make_model",
     "make_prompt_cache",
