@@ -237,6 +237,19 @@ def test_longrope_turns_by_its_short_factors_in_the_context_where_they_hold(
     assert models[0].config["rope_scaling"]["long_factor"] == [4.0] * 4  # what exports carry on
 
 
+def test_what_transformers_4_would_refuse_is_not_carried_on() -> None:
+    """Its Phi-3 wants three keys in `rope_scaling` and no more; other keys stay as written."""
+    rotary = {"rope_type": "longrope", "short_factor": [1.5] * 4, "long_factor": [4.0] * 4}
+    rotary |= {"rope_theta": BASE, "original_max_position_embeddings": 64}
+    config = {"model_type": "phi3", **SMALL, "original_max_position_embeddings": 64}
+    whole = complete_config(config | {"rope_parameters": rotary}, False)
+    assert set(whole["rope_scaling"]) == {"type", "short_factor", "long_factor"}
+    assert context_length(whole) == 64
+    written = {"type": "linear", "factor": 2.0}
+    llama = {"model_type": "llama", **SMALL, "rope_scaling": written}
+    assert complete_config(llama, False)["rope_scaling"] == written
+
+
 def phi3(folder: Path, scaling: dict[str, Any]) -> LanguageModel:
     sizes = {"rope_scaling": scaling, "original_max_position_embeddings": 64}
     return load_model(

@@ -47,7 +47,9 @@ def complete_config(config: dict[str, Any], has_head: bool) -> dict[str, Any]:
     found = _completed(config, read)
     text = config.get("text_config")
     if isinstance(text, dict):
-        found["text_config"] = _completed(text, read.get("text_config") or {})
+        inner = read.get("text_config") or {}
+        named = {"model_type": inner["model_type"]} if "model_type" in inner else {}
+        found["text_config"] = _completed(named | text, inner)
     levels = [config, text] if isinstance(text, dict) else [config]
     if all(level.get("tie_word_embeddings") is None for level in levels):
         found["tie_word_embeddings"] = not has_head
@@ -94,6 +96,13 @@ def _completed(config: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         # transformers 5 gives some sliding layers a default of its own where version 4, which
         # wrote this, has one base for all.
         keys = {key: value for key, value in keys.items() if key not in LOCAL_BASES}
+    if config.get("rope_scaling"):  # and reads best what it wrote
+        keys.pop("rope_scaling", None)
+    elif keys.get("rope_scaling") and config.get("model_type") == "phi3":
+        # Its version 4 refuses any other key.
+        others = ("rope_type", "original_max_position_embeddings")
+        scaling = keys["rope_scaling"].items()
+        keys["rope_scaling"] = {key: value for key, value in scaling if key not in others}
     return found | keys
 
 
@@ -145,11 +154,12 @@ def build_config(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the kinds of layers follow no pattern that this architecture can have.
     """
-    changes: dict[str, Any] = {
-        key: _within_context(config[key])
-        for key in ("rope_scaling", "rope_parameters")
-        if isinstance(config.get(key), dict)
-    }
+    read = read_config(config)
+    keys = rotary_keys(read.get("rope_parameters") or config.get("rope_parameters"), config)
+    scaling = keys.get("rope_scaling", config.get("rope_scaling"))
+    changes: dict[str, Any] = {"rope_scaling": _within_context(scaling)}
+    if "rope_parameters" in config:
+        changes["rope_parameters"] = _within_context(config["rope_parameters"])
     layers = config.get("layer_types")
     if isinstance(layers, list) and SLIDING in layers:
         if PATTERN in mlxlm.config_fields(config) and set(layers) <= {FULL, SLIDING}:
@@ -161,7 +171,9 @@ def build_config(config: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _within_context(rotary: dict[str, Any]) -> dict[str, Any]:
+def _within_context(rotary: Any) -> Any:
+    if not isinstance(rotary, dict):
+        return rotary
     kind = rotary.get("rope_type") or rotary.get("type")
     if kind in ("longrope", "su") and "short_factor" in rotary:
         return rotary | {"long_factor": rotary["short_factor"]}
