@@ -14,7 +14,7 @@ import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
-from trb_mlx.data.held_out import held_out_prompts
+from trb_mlx.data.held_out import held_out_prompts, with_held_out
 from trb_mlx.errors import RunError, UserError, reading
 from trb_mlx.evaluating import evaluate
 from trb_mlx.files import disk_errors, json_line, read_lines, read_steps, write_text
@@ -70,6 +70,7 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
         update={"eval": run.config.eval.model_copy(update={"prompts": wanted})}
     )
     tokenizer = load_model(config.student).tokenizer
+    config = with_held_out(config, None)
     found = len(held_out_prompts(config, tokenizer, lambda text: None))
     if found < wanted:
         raise UserError(

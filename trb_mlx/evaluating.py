@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx import __version__
-from trb_mlx.config import EvalConfig
+from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts, held_out_source
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
@@ -18,7 +18,6 @@ from trb_mlx.report.benchmark import Task, run_task, summarize
 from trb_mlx.report.evaluation import NONE_RIGHT, as_drawn, truncation_warning
 from trb_mlx.report.intervals import Interval
 from trb_mlx.report.result_folder import Line, ResultFolder, digest
-from trb_mlx.types import Prompt
 
 Say = Callable[[str], None]
 
@@ -130,32 +129,27 @@ def _task(target: Target, skip: int, say: Say) -> Task:
             "the held-out prompts have no gold answers; name their column with "
             "--set data.eval.answer_column=NAME, or a --teacher to compare with."
         )
+    contexts = [target.scorer.model.context]
+    if target.pair is not None:
+        contexts.append(target.pair.teacher.model.context)
+    prompts, max_tokens = fit_context(
+        prompts,
+        shortest_context(contexts),
+        config.eval.max_tokens or config.rollout.max_tokens,
+        config.data.max_prompt_tokens,
+        "held-out",
+        say,
+    )
     return Task(
         target.scorer,
         target.pair,
         prompts,
-        _within_context(target, prompts, say),
+        as_drawn(config.eval, max_tokens),
         config.train.seed,
         config.rollout.batch_size,
         config.train.micro_batch_size,
         config.loss.top_k,
     )
-
-
-def _within_context(target: Target, prompts: Sequence[Prompt], say: Say) -> EvalConfig:
-    """The `eval` settings with a length limit that the model's context can hold."""
-    config, context = target.config, target.scorer.model.context
-    wanted = config.eval.max_tokens or config.rollout.max_tokens
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    limit = wanted if context is None else min(wanted, context - longest)
-    if limit < 1:
-        raise UserError(
-            f"the longest prompt has {longest} tokens, and {target.name} has a context of "
-            f"{context}; expected data.max_prompt_tokens below it."
-        )
-    if limit < wanted:
-        say(f"answers end after {limit} tokens, not {wanted}: the context is {context} tokens")
-    return as_drawn(config.eval, limit)
 
 
 def _settings(target: Target, task: Task) -> dict[str, Any]:

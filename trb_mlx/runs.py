@@ -12,9 +12,10 @@ import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
-from trb_mlx.config_file import unread_keys
+from trb_mlx.config_file import load_config, unread_keys
+from trb_mlx.data.context import fit_split
 from trb_mlx.data.formats import fill_plain
-from trb_mlx.data.held_out import PromptSplit, split_prompts
+from trb_mlx.data.held_out import PromptSplit, split_prompts, with_held_out
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress
@@ -63,7 +64,8 @@ def train_run(
         Interrupted: a signal came; the state was saved.
     """
     begun = time.perf_counter()
-    config = with_adapter(config)
+    kept = load_config(str(folder.config)) if resume and folder.config.exists() else None
+    config = with_held_out(with_adapter(config), kept)
     with holding_run(folder, config, resume):
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
@@ -73,8 +75,10 @@ def train_run(
         prompts = split_prompts(config, pair.student.model.tokenizer, tell)
         if resume:
             check_digests(folder, config, prompts, tell)
+        contexts = (pair.student.model.context, pair.teacher.model.context)
+        fitted, within = fit_split(config, prompts, contexts, tell)
         with Verifier() as verifier:
-            session = _Session(config, folder, pair, prompts, verifier)
+            session = _Session(fitted, folder, pair, within, verifier)
             if resume:
                 session.resume()
             hooks = session.hooks(console)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trb_mlx.config import Config, PromptSource
 from trb_mlx.data.prompts import load_prompts
+from trb_mlx.data.sources import split_files
 from trb_mlx.errors import UserError
 from trb_mlx.types import Prompt
 
@@ -24,12 +26,34 @@ class PromptSplit:
     eval: Sequence[Prompt]
 
 
+def with_held_out(config: Config, kept: Config | None) -> Config:
+    """The config with the `valid.jsonl` beside its training data as `data.eval`, where it has none.
+
+    A run that is gone on with, whose config is `kept`, keeps the held-out prompts it began with.
+    """
+    if config.data.eval is not None:
+        return config
+    found = _valid_file(config) if kept is None else kept.data.eval
+    return config.model_copy(update={"data": config.data.model_copy(update={"eval": found})})
+
+
 def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
-    """Both sets of a run; what was filtered out is said.
+    """Both sets of a run; how many they are, what was left out and what they share is said.
 
     Raises:
         UserError: a source cannot be read, or nothing is left of it.
     """
+    found = _split(config, tokenizer, say)
+    say(f"{len(found.train)} prompts to train on, {len(found.eval)} held out")
+    trained_on = {prompt.tokens for prompt in found.train}
+    shared = sum(prompt.tokens in trained_on for prompt in found.eval)
+    if shared:
+        count = "all" if shared == len(found.eval) else f"{shared} of the {len(found.eval)}"
+        say(f"warning: {count} held-out prompts are trained on too, so they measure no transfer")
+    return found
+
+
+def _split(config: Config, tokenizer: object, say: Say) -> PromptSplit:
     source, held_source = config.data.train, held_out_source(config)
     count = source.limit or (ENDLESS_PROMPTS if _is_endless(source) else None)
     if held_source is not None:
@@ -43,6 +67,11 @@ def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
             f"data.train.source {source.source} has one usable prompt; "
             "expected at least two, or data.eval for the evaluation."
         )
+    if _valid_file(config) is not None:
+        say(
+            f"note: a new run would hold {source.source}/valid.jsonl out; this one keeps the last "
+            f"{held} prompts of its training data, as it began"
+        )
     return PromptSplit(every[:-held], every[-held:])
 
 
@@ -54,9 +83,21 @@ def held_out_prompts(config: Config, tokenizer: object, say: Say) -> Sequence[Pr
     """
     source = held_out_source(config)
     if source is None:
-        return split_prompts(config, tokenizer, say).eval
+        return _split(config, tokenizer, say).eval
     found = _load(config, source, tokenizer, source.limit or config.eval.prompts, say)
     return found[: config.eval.prompts]
+
+
+def _valid_file(config: Config) -> PromptSource | None:
+    """The `valid.jsonl` of an mlx-lm folder whose `train.jsonl` is trained on."""
+    source = config.data.train
+    folder = Path(source.source).expanduser()
+    if source.split != "train" or not folder.is_dir():
+        return None
+    files = split_files(folder)
+    if "train" not in files or "valid" not in files or not files["valid"].stat().st_size:
+        return None
+    return source.model_copy(update={"split": "valid", "limit": None})
 
 
 def held_out_source(config: Config) -> PromptSource | None:
