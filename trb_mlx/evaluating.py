@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx import __version__
+from trb_mlx.config import EvalConfig
 from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts, held_out_source
 from trb_mlx.data.rewards import Verifier
