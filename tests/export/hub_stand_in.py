@@ -42,6 +42,7 @@ def serving() -> Iterator[Hub]:
         yield hub
     finally:
         server.shutdown()
+        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
