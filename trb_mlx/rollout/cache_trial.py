@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -15,15 +16,9 @@ from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.numerics import log_softmax, total_variation
 from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 
-# The quickest first: rows that rewind, under either form of mask that models take, then mlx-lm's
-# batch caches, prefilled at once or row by row, then no batches at all.
-DECODERS: tuple[Callable[..., Decoder], ...] = (
-    RowDecoder,
-    partial(RowDecoder, grouped=True),
-    MergedDecoder,
-    partial(MergedDecoder, batched=False),
-    SeparateDecoder,
-)
+Make = Callable[..., Decoder]
+REWINDING: tuple[Make, ...] = (RowDecoder, partial(RowDecoder, grouped=True))
+PREFILLED_SINGLY: Make = partial(MergedDecoder, batched=False)
 
 # Ragged prompts (one has nothing before its last token), what their rows read next, and the
 # prompt of a row that joins when the longest has left.
@@ -32,7 +27,7 @@ BLOCK = ((2, 31, 37), (41, 43, 47), (53, 59, 61))
 LATER = (47, 3, 29, 5)
 CHUNK = 8  # positions of a prefill pass: short prompts end passes before the longest does
 
-_chosen: dict[int, tuple[weakref.ref[Any], Callable[..., Decoder]]] = {}
+_chosen: dict[int, tuple[weakref.ref[Any], Make]] = {}
 
 
 def make_decoder(scorer: Scorer) -> Decoder:
@@ -54,20 +49,34 @@ def can_rewind(scorer: Scorer) -> bool:
     return make_decoder(scorer).rewinds
 
 
-def _first_right(scorer: Scorer) -> Callable[..., Decoder]:
+def _first_right(scorer: Scorer) -> Make:
+    """Rows that rewind, else mlx-lm's batch caches, else no batches at all."""
     # Rounding in 16 bits leaves a few percent.
     limit = 1e-3 if scorer.model.is_float32 else 0.1
-    failure: Exception | None = None
-    for make in DECODERS:
+    failures: list[Exception] = []
+
+    def gap(make: Make) -> float:
         try:
-            if _gap(scorer, make(scorer, chunk=CHUNK)) < limit:
-                return make
+            return _gap(scorer, make(scorer, chunk=CHUNK))
         except Exception as error:  # a model's own code, with caches it was not written for
-            failure = error
+            failures.append(error)
+            return math.inf
+
+    for make in REWINDING:
+        if gap(make) < limit:
+            return make
+    # Both decode alike, so rounding moves both alike: what is more comes from the prefill.
+    at_once, singly = gap(MergedDecoder), gap(PREFILLED_SINGLY)
+    if at_once < limit and at_once <= max(3 * singly, 0.01 * limit):
+        return MergedDecoder
+    if singly < limit:
+        return PREFILLED_SINGLY
+    if gap(SeparateDecoder) < limit:
+        return SeparateDecoder
     raise UserError(
         f"model {scorer.model.name} gives other probabilities with mlx-lm's cache than without "
         "it, so no rollout can be drawn; expected a model that mlx-lm decodes rightly."
-    ) from failure
+    ) from (failures[-1] if failures else None)
 
 
 def _gap(scorer: Scorer, decoder: Decoder) -> float:
