@@ -16,6 +16,7 @@ from trb_mlx.files import (
     append_lines,
     disk_errors,
     json_line,
+    json_text,
     read_lines,
     replacing,
     replacing_folder,
@@ -162,3 +163,11 @@ def test_what_is_no_json_line_is_one_sentence(
 def test_numbers_that_json_does_not_have_become_null() -> None:
     line = {"a": float("nan"), "b": [1.0, {"c": float("-inf")}], "d": (2, float("inf"))}
     assert json.loads(json_line(line)) == {"a": None, "b": [1.0, {"c": None}], "d": [2, None]}
+
+
+def test_the_same_holds_for_json_of_several_lines() -> None:
+    values = {"a": [float("nan"), 1.0], "b": {"c": float("inf")}}
+    for text in (json_text(values), json_text(values, indent=None)):
+        assert json.loads(text) == {"a": [None, 1.0], "b": {"c": None}}
+    assert "\n" in json_text(values)
+    assert "\n" not in json_text(values, indent=None)

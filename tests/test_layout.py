@@ -92,6 +92,16 @@ def test_mlx_lm_is_touched_in_one_module() -> None:
     assert touching == {PACKAGE / "models" / "mlxlm.py"}
 
 
+def test_json_is_written_where_nan_becomes_null() -> None:
+    """Elsewhere only between processes, of texts alone, or to be hashed."""
+    elsewhere = {
+        "data/gym_worker.py", "data/rewards.py", "data/verify_worker.py", "export/verl.py",
+        "models/gguf_tokenizer.py", "report/result_folder.py",
+    }  # fmt: skip
+    writing = {str(p.relative_to(PACKAGE)) for p in MODULES if "json.dump" in p.read_text()}
+    assert writing <= elsewhere | {"files.py"}
+
+
 def test_every_public_name_has_a_docstring_and_annotations() -> None:
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):

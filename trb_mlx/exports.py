@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +26,8 @@ from trb_mlx.export.files import save_arrays
 from trb_mlx.export.folder import check_replaceable, writing_export
 from trb_mlx.export.merged import merge, module_shapes, write_model
 from trb_mlx.export.peft import PEFT_WEIGHTS, peft_arrays, peft_config
-from trb_mlx.export.record import Adapter, read_mlx_adapter
-from trb_mlx.files import read_steps
+from trb_mlx.export.record import Adapter, read_json, read_mlx_adapter
+from trb_mlx.files import json_text, read_steps
 from trb_mlx.inference import adapter_file
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
@@ -95,37 +94,27 @@ def export_run(request: Request) -> Exported:
     prepare_backend()
     folder = open_run_folder(request.run)
     weights = adapter_file(folder, request.checkpoint)
-    root = (request.root or folder.path / "export").absolute()
-    job = _Job(
-        request,
-        folder,
-        load_config(str(folder.config)),
-        weights,
-        read_mlx_adapter(folder.adapter_path, weights),
-        (request.out or root / request.to).expanduser().absolute(),
-        root,
-    )
-    check_replaceable(job.out)
-    return FORMATS[request.to](job)
+    root, out = _destination(request, folder)
+    check_replaceable(out)
+    adapter = read_mlx_adapter(folder.adapter_path, weights)
+    config = load_config(str(folder.config))
+    return FORMATS[request.to](_Job(request, folder, config, weights, adapter, out, root))
 
 
-def rounding(bits: int | None, group_size: int | None) -> QuantizeConfig | None:
-    """What `--quantize` and `--group-size` ask for.
+def check_destination(request: Request) -> None:
+    """Refuse what `export_run` would refuse to replace, before anything is made.
 
     Raises:
-        UserError: a size that MLX does not know, or a group size alone.
+        UserError: no such run, or a folder that holds files of others.
     """
-    if bits is None:
-        if group_size is not None:
-            raise UserError("--group-size needs --quantize BITS.")
-        return None
-    try:
-        return QuantizeConfig.model_validate({"bits": bits, "group_size": group_size or 64})
-    except ValueError as error:
-        raise UserError(
-            f"--quantize {bits} --group-size {group_size or 64}: expected 2, 3, 4, 5, 6 or 8 "
-            "bits in groups of 32, 64 or 128."
-        ) from error
+    _, out = _destination(request, open_run_folder(request.run))
+    check_replaceable(out)
+
+
+def _destination(request: Request, folder: RunFolder) -> tuple[Path, Path]:
+    """Where what an export needs beside it goes, and where itself."""
+    root = (request.root or folder.path / "export").expanduser().absolute()
+    return root, (request.out or root / request.to).expanduser().absolute()
 
 
 def open_run_folder(run: str) -> RunFolder:
@@ -180,7 +169,7 @@ def _mlx(job: _Job) -> Exported:
             "which mlx-lm does not do: its logits differ from the trained student's."
         )
     notes += base_notes(name)
-    details = json.loads((job.folder.adapter_path / CONFIG).read_text(encoding="utf-8"))
+    details = read_json(job.folder.adapter_path / CONFIG)
     with writing_export(job.out, _facts(job)) as draft:
         save_arrays(draft / WEIGHTS, job.adapter.arrays)
         _write_json(draft / CONFIG, details | {"model": _place(name)})
@@ -296,4 +285,4 @@ def _licence(model: str) -> str | None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(values) + "\n", encoding="utf-8")

@@ -172,6 +172,11 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]], synced: bool = 
         sync(path)
 
 
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """A value as JSON; numbers that are not finite become null, since JSON has none."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
 def json_line(value: Mapping[str, Any]) -> str:
     """An object as one line of JSON; numbers that are not finite become null.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -266,21 +267,20 @@ def _why_no_drafts(config: Config, session: _Session) -> str:
 
 def next_commands(config: Config, folder: RunFolder, tokenizer: Any) -> list[str]:
     """The commands that a user is likely to type next."""
-    lines = [
-        "next:",
-        f"  trb-mlx generate {folder.path} --prompt '…'",
-        f"  trb-mlx eval {folder.path}",
-        f"  trb-mlx report {folder.path}",
-        f"  trb-mlx export {folder.path} --to peft",
+    run = str(folder.path)
+    commands = [
+        ["trb-mlx", "generate", run, "--prompt", "…"],
+        ["trb-mlx", "eval", run],
+        ["trb-mlx", "report", run],
+        ["trb-mlx", "export", run, "--to", "peft"],
     ]
     model = resolve(config.student.model)
     # mlx-lm would load the base as it was before rounding, and reads no GGUF.
     if config.student.quantize is None and not Path(model).is_file():
-        lines.append(
-            f"  python -m mlx_lm generate --model {model} --adapter-path {folder.adapter_path} "
-            f"--prompt '{_mlx_lm_prompt(config, tokenizer)}'"
-        )
-    return lines
+        prompt = _mlx_lm_prompt(config, tokenizer)
+        start = ["python", "-m", "mlx_lm", "generate", "--model", model]
+        commands.append([*start, "--adapter-path", str(folder.adapter_path), "--prompt", prompt])
+    return ["next:", *(f"  {shlex.join(command)}" for command in commands)]
 
 
 def _mlx_lm_prompt(config: Config, tokenizer: Any) -> str:

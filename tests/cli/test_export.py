@@ -34,9 +34,56 @@ def test_a_dry_run_lists_and_leaves_nothing(trb: Run, run: str, tmp_path: Path) 
     assert not (tmp_path / run / "export").exists()
 
 
+@pytest.mark.parametrize("form", ["peft", "mlx-lm", "merged"])
+def test_a_dry_run_refuses_what_the_run_would(
+    trb: Run, run: str, tmp_path: Path, form: str
+) -> None:
+    """The folder that would be replaced holds a file of the user's."""
+    before = sorted(tmp_path.rglob("*"))
+    assert trb("export", run, "--to", form, "--dry-run").returncode == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / run / "export" / form).mkdir(parents=True)
+    (tmp_path / run / "export" / form / "mine").write_text("")
+    done = trb("export", run, "--to", form, "--dry-run")
+    assert done.returncode == 2
+    assert "holds mine, which no export wrote" in done.stderr
+
+
+def test_a_dry_run_of_a_recipe_leaves_nothing(trb: Run, run: str, tmp_path: Path) -> None:
+    done = trb("export", run, "--recipe", "trl", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "trl/"
+    assert "distill.py" in done.stdout
+    assert done.stdout.endswith("dry run: nothing was kept.\n")
+    assert not (tmp_path / run / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--push", "o/n"],
+        ["--checkpoint", "2"],
+        ["--quantize", "4"],
+        ["--group-size", "32"],
+        ["--base", "x"],
+        ["--license", "mit"],
+        ["--push", "o/n", "--public"],
+    ],
+)
+def test_a_recipe_refuses_the_flags_of_adapters(
+    trb: Run, run: str, tmp_path: Path, flags: list[str]
+) -> None:
+    done = trb("export", run, "--recipe", "trl", *flags)
+    assert done.returncode == 2, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert "is for --to; a --recipe takes only --out" in line
+    assert not (tmp_path / run / "export").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--to", "peft", "--public"], "--public is of a repository made by --push"),
         ([], "export needs --to peft, mlx-lm or merged, or --recipe verl or trl"),
         (["--to", "peft", "--recipe", "trl"], "export needs --to"),
         (["--to", "pefft"], "did you mean peft?"),

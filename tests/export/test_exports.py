@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from tiny import make_model
 
 from trb_mlx.config import QuantizeConfig
 from trb_mlx.errors import RunError, UserError
-from trb_mlx.exports import Request, export_run, rounding
+from trb_mlx.export.merged import rounding
+from trb_mlx.exports import Request, export_run
 
 IDS = mx.array([[5, 6, 7, 8]])
 
@@ -181,6 +184,18 @@ def test_the_card_tells_where_it_comes_from(folders: tuple[Path, Path], run: Pat
         "Teacher: apache-2.0",
     ):
         assert expected in card
+
+
+def test_commands_in_a_card_are_quoted(tmp_path: Path, run: Path) -> None:
+    base = make_model(tmp_path / "my $HOME's base")
+    make_run(run, str(base))
+    card = (export_run(Request(str(run), "mlx-lm")).path / "README.md").read_text()
+    (line,) = (line for line in card.splitlines() if line.startswith("python -m mlx_lm"))
+    assert shlex.split(line)[4:6] == ["--model", base.name]
+    card = (export_run(Request(str(run), "peft")).path / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    names = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert base.name in names
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.console import Console
 
 from trb_mlx.errors import UserError
+from trb_mlx.files import json_text
 
 
 @click.command()
@@ -27,7 +26,7 @@ def doctor(as_json: bool, plain: bool) -> None:
     with Console(stderr=True).status("looking at the machine") as status:
         found = examine(begin=lambda name: status.update(f"checking: {name}"))
     if as_json:
-        click.echo(json.dumps(table.as_json(found), indent=2))
+        click.echo(json_text(table.as_json(found)))
     elif plain:
         click.echo(table.as_text(found))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from trb_mlx.cli.failures import going_on
 from trb_mlx.config_file import parse_override
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
 from trb_mlx.errors import UserError
+from trb_mlx.files import json_text
 from trb_mlx.run_folder import find_run
 
 # option → the key that it stands for
@@ -109,7 +109,7 @@ def evaluate(
             progress=lambda done, count: bar.update(row, completed=done, total=count),
         )
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        click.echo(json_text(found.as_json(), indent=None))
         return
     click.echo(evaluation_title(found.about))
     Console().print(evaluation_table(found.metrics))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from trb_mlx.errors import UserError
 
@@ -49,13 +51,15 @@ def export(
     if (to is None) == (recipe is None):
         raise UserError("export needs --to peft, mlx-lm or merged, or --recipe verl or trl.")
     place = Path(out).expanduser() if out else None
+    if public and not push:
+        raise UserError("--public is of a repository made by --push, which was not given.")
     if recipe is not None:
-        from trb_mlx.export.recipe import write_recipe
-
-        click.echo(f"wrote {write_recipe(run, recipe, place)}")
+        _refuse_flags_of_adapters()
+        _recipe(run, recipe, place, dry_run)
         return
     from trb_mlx.export.hub import check_repo
-    from trb_mlx.exports import Request, rounding  # slow to import
+    from trb_mlx.export.merged import rounding  # slow to import
+    from trb_mlx.exports import Request
 
     request = Request(
         run=run,
@@ -79,6 +83,29 @@ def export(
         click.echo(f"pushed to {upload(done.path, push, public)}")
 
 
+def _refuse_flags_of_adapters() -> None:
+    """A recipe reads the run's settings alone."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("run", "recipe", "out", "dry_run"):
+            raise UserError(f"{option.opts[0]} is for --to; a --recipe takes only --out.")
+
+
+def _recipe(run: str, stack: str, place: Path | None, dry_run: bool) -> None:
+    from trb_mlx.export.recipe import recipe_place, write_recipe
+
+    if not dry_run:
+        click.echo(f"wrote {write_recipe(run, stack, place)}")
+        return
+    recipe_place(run, stack, place)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = write_recipe(run, stack, Path(scratch) / stack)
+        _list_folders([path.parent])
+    click.echo("dry run: nothing was kept.")
+
+
 def _export(request: Request) -> Exported:
     from trb_mlx.exports import export_run
 
@@ -92,19 +119,21 @@ def _export(request: Request) -> Exported:
 
 def _list(request: Request, push: str | None) -> None:
     """Export into a folder that is removed again, and list what it held."""
-    from trb_mlx.export.folder import check_replaceable
-    from trb_mlx.exports import export_run
+    from trb_mlx.exports import check_destination, export_run
 
-    if request.out:
-        check_replaceable(request.out)
+    check_destination(request)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         done = export_run(replace(request, root=root, out=root / request.to))
-        for folder in [*done.beside, done.path]:
-            click.echo(f"{folder.name}/")
-            for file in sorted(folder.iterdir()):
-                click.echo(f"  {file.name:<40}{_size(file.stat().st_size):>10}")
+        _list_folders([*done.beside, done.path])
     click.echo(f"dry run: nothing was kept{f' or pushed to {push}' if push else ''}.")
+
+
+def _list_folders(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        click.echo(f"{folder.name}/")
+        for file in sorted(folder.iterdir()):
+            click.echo(f"  {file.name:<40}{_size(file.stat().st_size):>10}")
 
 
 def _bytes(folder: Path) -> int:

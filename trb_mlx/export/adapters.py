@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.config import LoraConfig
 from trb_mlx.export.files import save_arrays
-from trb_mlx.files import replacing
+from trb_mlx.files import json_text, replacing
 from trb_mlx.models.lora import lora_layers, lora_parameters
 
 WEIGHTS = "adapters.safetensors"
@@ -37,7 +36,7 @@ def save_adapters(folder: Path, module: nn.Module, config: dict[str, Any], step:
     """Write `adapters.safetensors`, `adapter_config.json` and the snapshot of this step."""
     arrays = dict(tree_flatten(module.trainable_parameters()))
     with replacing(folder / CONFIG) as draft:
-        draft.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json_text(config) + "\n", encoding="utf-8")
     with replacing(snapshot(folder, step)) as draft:
         save_arrays(draft, arrays)
     with replacing(folder / WEIGHTS) as draft:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,9 @@ USAGE = {
     "peft": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("{base}")
+model = AutoModelForCausalLM.from_pretrained({base!r})
 model = PeftModel.from_pretrained(model, "PATH_OR_ID_OF_THIS_FOLDER")""",
-    "mlx-lm": 'python -m mlx_lm generate --model "{base}" --adapter-path THIS_FOLDER --prompt "…"',
+    "mlx-lm": 'python -m mlx_lm generate --model {base} --adapter-path THIS_FOLDER --prompt "…"',
     "merged": 'python -m mlx_lm generate --model PATH_OR_ID_OF_THIS_FOLDER --prompt "…"',
     "base": 'python -m mlx_lm generate --model THIS_FOLDER --prompt "…"',
 }
@@ -53,8 +54,9 @@ _WHAT = {
 def make_card(kind: str, facts: Provenance) -> str:
     """README.md of an export of one kind (`peft`, `mlx-lm`, `merged` or `base`)."""
     front = yaml.safe_dump(_front_matter(kind, facts), sort_keys=False)
-    language = "python" if kind == "peft" else "sh"
-    usage = f"```{language}\n{USAGE[kind].format(base=public_name(facts.base))}\n```"
+    base = public_name(facts.base)
+    language, base = ("python", base) if kind == "peft" else ("sh", shlex.quote(base))
+    usage = f"```{language}\n{USAGE[kind].format(base=base)}\n```"
     parts = [f"---\n{front}---", f"# {facts.run}", _opening(kind, facts), usage]
     if kind != "base":
         parts += ["## How it was made", _table(_rows(facts))]

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from trb_mlx.errors import UserError
 from trb_mlx.export.files import load_arrays, save_arrays
-from trb_mlx.files import replacing_folder
+from trb_mlx.files import json_text, replacing_folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def save_checkpoint(
             draft / "adapters.safetensors", dict(tree_flatten(module.trainable_parameters()))
         )
         save_arrays(draft / "optimizer.safetensors", dict(tree_flatten(optimizer.state)))
-        (draft / "state.json").write_text(json.dumps(vars(progress)) + "\n", encoding="utf-8")
+        (draft / "state.json").write_text(json_text(vars(progress), None) + "\n", encoding="utf-8")
     kept = checkpoints(folder)
     whole = [path for path in kept if not _is_skipped(path)]
     for old in set(kept[:-keep]) - set(whole[-1:]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.errors import UserError
-from trb_mlx.files import disk_errors, replacing_folder
+from trb_mlx.files import disk_errors, json_text, replacing_folder
 
 MARKER = "export.json"
 
@@ -29,7 +29,7 @@ def writing_export(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     with disk_errors(f"the export {path}"), replacing_folder(path) as draft:
         yield draft
         values = {**facts, "files": list_files(draft)}
-        (draft / MARKER).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (draft / MARKER).write_text(json_text(values) + "\n", encoding="utf-8")
 
 
 def check_replaceable(path: Path) -> None:

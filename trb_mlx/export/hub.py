@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -11,6 +12,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from trb_mlx.errors import RunError, UserError
+from trb_mlx.interrupts import Interrupted
 
 
 def check_repo(repo: str) -> None:
@@ -35,7 +37,8 @@ def push(folder: Path, repo: str, public: bool) -> str:
         The repository's address.
 
     Raises:
-        RunError: the Hub refused or failed, or the upload was interrupted; the export is whole.
+        RunError: the Hub refused or failed; the export is whole.
+        Interrupted: a signal came; its advice says the same.
     """
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries are warnings there
@@ -45,17 +48,19 @@ def push(folder: Path, repo: str, public: bool) -> str:
         api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message=f"Export {folder.name} by trb-mlx"
         )
-    except KeyboardInterrupt as error:
-        raise RunError(_sentence(repo, folder, "was interrupted")) from error
+    except Interrupted as error:
+        error.advice = _sentence(repo, folder, "was interrupted")
+        raise
     except Exception as error:  # whatever the client raises, the export is whole
-        raise RunError(_sentence(repo, folder, _reason(error))) from error
+        raise RunError(f"{_sentence(repo, folder, _reason(error))}.") from error
     return str(address)
 
 
 def _sentence(repo: str, folder: Path, reason: str) -> str:
+    command = shlex.join(["hf", "upload", repo, str(folder)])
     return (
         f"the push to {repo} {reason}; the export in {folder} is whole: give the same command "
-        f"again, or `hf upload {repo} {folder}`."
+        f"again, or `{command}`"
     )
 
 

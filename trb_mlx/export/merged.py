@@ -13,9 +13,29 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from trb_mlx.config import QuantizeConfig
+from trb_mlx.errors import UserError
 from trb_mlx.export.base import FAMILIES, model_file
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel, resolve
+
+
+def rounding(bits: int | None, group_size: int | None) -> QuantizeConfig | None:
+    """What `--quantize` and `--group-size` ask for.
+
+    Raises:
+        UserError: a size that MLX does not know, or a group size alone.
+    """
+    if bits is None:
+        if group_size is not None:
+            raise UserError("--group-size needs --quantize BITS.")
+        return None
+    try:
+        return QuantizeConfig.model_validate({"bits": bits, "group_size": group_size or 64})
+    except ValueError as error:
+        raise UserError(
+            f"--quantize {bits} --group-size {group_size or 64}: expected 2, 3, 4, 5, 6 or 8 "
+            "bits in groups of 32, 64 or 128."
+        ) from error
 
 
 def merge(module: nn.Module) -> None:

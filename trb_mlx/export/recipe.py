@@ -8,10 +8,10 @@ from pathlib import Path
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config, nearest
 from trb_mlx.errors import UserError
-from trb_mlx.export.folder import writing_export
+from trb_mlx.export.folder import check_replaceable, writing_export
 from trb_mlx.export.trl import trl_recipe
 from trb_mlx.export.verl import verl_recipe
-from trb_mlx.run_folder import find_run, nearest_run
+from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 
 # stack → the file's name, and its text for a run's config and name
 STACKS: Mapping[str, tuple[str, Callable[[Config, str], str]]] = {
@@ -27,6 +27,21 @@ def write_recipe(run: str, stack: str, out: Path | None) -> Path:
         UserError: no such run or stack, or a destination that holds other files.
         RunError: the disk is full or cannot be written.
     """
+    folder, place = recipe_place(run, stack, out)
+    name, recipe = STACKS[stack]
+    title = folder.path.absolute().name
+    with writing_export(place, {"format": stack, "run": title}) as draft:
+        text = recipe(load_config(str(folder.config)), title)
+        (draft / name).write_text(text, encoding="utf-8")
+    return place / name
+
+
+def recipe_place(run: str, stack: str, out: Path | None) -> tuple[RunFolder, Path]:
+    """The run, and the folder that its recipe goes into.
+
+    Raises:
+        UserError: as `write_recipe`; nothing is written.
+    """
     if stack not in STACKS:
         raise UserError(
             f"--recipe {stack} is not known{nearest(stack, STACKS)} (known: {', '.join(STACKS)})."
@@ -34,10 +49,6 @@ def write_recipe(run: str, stack: str, out: Path | None) -> Path:
     folder = find_run(run)
     if folder is None:
         raise UserError(f"{run} is no run folder (it has no config.yaml){nearest_run(run)}.")
-    name, recipe = STACKS[stack]
     place = (out or folder.path / "export" / stack).expanduser().absolute()
-    title = folder.path.absolute().name
-    with writing_export(place, {"format": stack, "run": title}) as draft:
-        text = recipe(load_config(str(folder.config)), title)
-        (draft / name).write_text(text, encoding="utf-8")
-    return place / name
+    check_replaceable(place)
+    return folder, place

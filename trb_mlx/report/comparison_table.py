@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trb_mlx.files import disk_errors, replacing
+from trb_mlx.files import disk_errors, json_text, replacing
 from trb_mlx.report.compare_spec import CompareSpec
 from trb_mlx.report.comparison import Row, is_better_higher
 from trb_mlx.report.console import clock
@@ -188,7 +187,7 @@ def _json(spec: CompareSpec, rows: Sequence[Row], missing: int) -> str:
         "verdict": verdict(spec, rows),
         "rows": [asdict(row) for row in rows],
     }
-    return json.dumps(found, indent=2) + "\n"
+    return json_text(found) + "\n"
 
 
 def _csv(rows: Sequence[Row]) -> str:

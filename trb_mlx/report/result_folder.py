@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.errors import UserError, reading
-from trb_mlx.files import append_lines, disk_errors, finite, read_lines, write_lines, write_text
+from trb_mlx.files import append_lines, disk_errors, json_text, read_lines, write_lines, write_text
 
 Line = dict[str, Any]
 
@@ -32,9 +32,9 @@ class ResultFolder:
         kept = self.path / "settings.json"
         with reading(f"evaluation folder {self.path}"):
             if not kept.exists():
-                write_text(kept, json.dumps(settings, indent=2) + "\n")
+                write_text(kept, json_text(settings) + "\n")
             found = json.loads(kept.read_text(encoding="utf-8"))
-        if found != json.loads(json.dumps(settings)):
+        if found != json.loads(json_text(settings)):
             raise UserError(f"{kept} was changed; expected the settings that name its folder.")
         self._lines = self.path / "problems.jsonl"
         self._samples = int(settings["samples"])
@@ -68,7 +68,7 @@ class ResultFolder:
         """Write `result.json`."""
         path = self.path / "result.json"
         with disk_errors(str(path)):
-            write_text(path, json.dumps(finite(result), indent=2) + "\n")
+            write_text(path, json_text(result) + "\n")
 
 
 def _is_line(line: Line, samples: int) -> bool:
