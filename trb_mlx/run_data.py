@@ -11,7 +11,7 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import flatten
 from trb_mlx.data.held_out import PromptSplit, held_out_source
 from trb_mlx.errors import UserError
-from trb_mlx.files import write_text
+from trb_mlx.files import json_text, write_text
 from trb_mlx.run_folder import RunFolder
 from trb_mlx.types import Prompt
 
@@ -38,7 +38,7 @@ def keep_digests(folder: RunFolder, split: PromptSplit) -> None:
     """Write data.json."""
     digests = {"train": digest_prompts(split.train), "eval": digest_prompts(split.eval)}
     values = {part: asdict(digest) for part, digest in digests.items()}
-    write_text(folder.data, json.dumps(values, indent=2) + "\n")
+    write_text(folder.data, json_text(values) + "\n")
 
 
 def check_digests(folder: RunFolder, config: Config, split: PromptSplit, say: Say) -> None:
