@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trb_mlx.errors import RunError, UserError
@@ -108,6 +108,7 @@ def test_a_full_disk_is_one_sentence() -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@settings(deadline=None)  # a drive may take its time
 @given(st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=5))
 def test_lines_come_back_whatever_they_hold(
     tmp_path_factory: pytest.TempPathFactory, lines: list[dict[str, object]]
