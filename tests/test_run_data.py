@@ -32,12 +32,12 @@ def config() -> Config:
 
 def checked(folder: RunFolder, config: Config, split: PromptSplit) -> list[str]:
     said: list[str] = []
-    check_digests(folder, config, split, said.append)
+    check_digests(folder, config, vars(split), said.append)
     return said
 
 
 def test_the_same_prompts_pass_wherever_they_lie(folder: RunFolder, config: Config) -> None:
-    keep_digests(folder, SPLIT)
+    keep_digests(folder, config, SPLIT)
     mended = [replace(prompt, text="x", answer="2") for prompt in SPLIT.train]
     assert checked(folder, config, PromptSplit(mended, SPLIT.eval)) == []
 
@@ -53,7 +53,7 @@ def test_the_same_prompts_pass_wherever_they_lie(folder: RunFolder, config: Conf
 def test_other_prompts_are_refused(
     folder: RunFolder, config: Config, split: PromptSplit, sentence: str
 ) -> None:
-    keep_digests(folder, SPLIT)
+    keep_digests(folder, config, SPLIT)
     with pytest.raises(UserError, match=sentence):
         checked(folder, config, split)
 

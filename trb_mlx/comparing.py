@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,17 @@ import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.config import Config
-from trb_mlx.data.held_out import held_out_prompts, with_held_out
-from trb_mlx.errors import RunError, UserError, reading
+from trb_mlx.config_file import load_config
+from trb_mlx.data.held_out import held_out_prompts, split_prompts, with_held_out
+from trb_mlx.errors import UserError, reading
 from trb_mlx.evaluating import evaluate
-from trb_mlx.files import disk_errors, json_line, read_lines, read_steps, write_text
+from trb_mlx.files import disk_errors, json_line, locked, read_lines, read_steps, write_text
 from trb_mlx.inference import best_step, open_target
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun
 from trb_mlx.report.comparison import Outcome, Scores, problem_scores, training_metrics
 from trb_mlx.report.result_folder import digest
+from trb_mlx.run_data import check_digests, has_same_files
 from trb_mlx.run_folder import RunFolder, locate
 from trb_mlx.runs import train_run
 
@@ -43,7 +42,7 @@ def finish_run(
         return done
     folder = locate(run.config, run.name)
     (root / "logs").mkdir(parents=True, exist_ok=True)
-    with _alone(root / "logs" / f"{run.name}.lock", run.name):
+    with locked(root / "logs" / f"{run.name}.lock", f"run {run.name}"):
         with (root / "logs" / f"{run.name}.log").open("a", encoding="utf-8") as log:
             if _trained_steps(folder) < run.config.train.steps:
                 resume = folder.config.exists()
@@ -65,10 +64,8 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
         UserError: there are fewer than the comparison reports on.
     """
     prepare_backend()
-    wanted = run.config.eval.prompts + spec.problems
-    config = run.config.model_copy(
-        update={"eval": run.config.eval.model_copy(update={"prompts": wanted})}
-    )
+    config = _with_problems(spec, run.config)
+    wanted = config.eval.prompts
     tokenizer = load_model(config.student).tokenizer
     config = with_held_out(config, None)
     found = len(held_out_prompts(config, tokenizer, lambda text: None))
@@ -78,6 +75,44 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
             f"{run.config.eval.prompts} of which eval.prompts takes during training; "
             f"expected problems up to {max(found - run.config.eval.prompts, 0)}."
         )
+
+
+def check_data(spec: CompareSpec, run: PlannedRun) -> None:
+    """Refuse a run that other data than its files now hold has trained or evaluated.
+
+    Its prompts are looked at only where a file has changed.
+
+    Raises:
+        UserError: they are others.
+    """
+    folder = locate(run.config, run.name)
+    if not folder.config.exists() or has_same_files(folder, run.config):
+        return
+    prepare_backend()
+    kept = load_config(str(folder.config))  # with the teacher's template, where it was borrowed
+    tokenizer = load_model(kept.student).tokenizer
+    split = split_prompts(kept, tokenizer, lambda text: None)
+    try:
+        check_digests(folder, kept, vars(split), lambda text: None)
+    except UserError as error:
+        raise UserError(f"{error} Remove {folder.path} to train it again.") from error
+    outcome = _outcome_path(spec, folder)
+    if outcome.exists():
+        prompts = held_out_prompts(_with_problems(spec, kept), tokenizer, lambda text: None)
+        now = [digest(prompt.text) for prompt in prompts[kept.eval.prompts :]]
+        for found in json.loads(outcome.read_text(encoding="utf-8")).values():
+            lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
+            if [line.get("key") for line in lines] != now:
+                raise UserError(
+                    f"run {folder.path} was evaluated on other problems than its data now holds; "
+                    f"remove {outcome} to evaluate it again."
+                )
+
+
+def _with_problems(spec: CompareSpec, config: Config) -> Config:
+    """The config with the problems that are reported on behind those that choose a checkpoint."""
+    wanted = config.eval.prompts + spec.problems
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"prompts": wanted})})
 
 
 def load_teacher(config: Config) -> LanguageModel:
@@ -104,7 +139,13 @@ def _read_outcome(spec: CompareSpec, run: PlannedRun, folder: RunFolder, path: P
     for point, found in kept.items():
         values = found["metrics"].items()
         metrics |= {f"{point}.{name}": float(value) for name, value in values if value is not None}
-        lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
+        place = folder.path / "eval" / found["folder"] / "problems.jsonl"
+        lines = read_lines(place)
+        if len({line["problem"] for line in lines}) != spec.problems:
+            raise UserError(
+                f"{place} has {len(lines)} lines for the {spec.problems} problems asked for; "
+                f"remove {path} and that folder to evaluate again."
+            )
         problems[point] = problem_scores(lines)
     steps = {point: found["step"] for point, found in kept.items()}
     return Outcome(run.method, run.variant, run.seed, metrics, held_out, problems, steps)
@@ -148,18 +189,3 @@ def _evaluated(
             by_step[step] = {"step": step, "folder": result.path.name, "metrics": values}
         found[point] = by_step[step]
     return found
-
-
-@contextmanager
-def _alone(path: Path, name: str) -> Iterator[None]:
-    """Hold a run's lock, which ends with the process that holds it.
-
-    Raises:
-        RunError: another process holds it.
-    """
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"run {name} is being worked on by another process.") from error
-        yield

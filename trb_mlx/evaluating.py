@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trb_mlx import __version__
 from trb_mlx.config import EvalConfig
+from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_context, shortest_context
-from trb_mlx.data.held_out import held_out_prompts, held_out_source
+from trb_mlx.data.held_out import held_out_prompts, held_out_source, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
+from trb_mlx.files import locked
 from trb_mlx.inference import Target
 from trb_mlx.interrupts import watching
 from trb_mlx.report.benchmark import Task, run_task, summarize
 from trb_mlx.report.evaluation import NONE_RIGHT, as_drawn, truncation_warning
 from trb_mlx.report.intervals import Interval
 from trb_mlx.report.result_folder import Line, ResultFolder, digest
+from trb_mlx.run_data import check_digests, chooses_the_same
+from trb_mlx.types import Prompt
 
 Say = Callable[[str], None]
 
@@ -76,7 +81,9 @@ def evaluate(
     settings = _settings(target, task)
     folder = None if parent is None else ResultFolder(parent, name, settings)
     count = len(task.prompts)
-    with watching(), Verifier() as verifier:
+    what = f"evaluation {folder.path}" if folder else ""
+    lock = locked(folder.path / ".lock", what) if folder else nullcontext()
+    with watching(), lock, Verifier() as verifier:
         lines = run_task(task, folder, verifier, lambda done: progress(done, count))
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")
@@ -124,7 +131,7 @@ def _warn(
 
 def _task(target: Target, skip: int, say: Say) -> Task:
     config = target.config
-    prompts = held_out_prompts(config, target.scorer.model.tokenizer, say)[skip:]
+    prompts = _held_out(target, say)[skip:]
     if all(prompt.answer is None for prompt in prompts) and target.pair is None:
         raise UserError(
             "the held-out prompts have no gold answers; name their column with "
@@ -151,6 +158,28 @@ def _task(target: Target, skip: int, say: Say) -> Task:
         config.train.micro_batch_size,
         config.loss.top_k,
     )
+
+
+def _held_out(target: Target, say: Say) -> Sequence[Prompt]:
+    """The held-out prompts that the config asks for; a run's own are those that it began with.
+
+    Raises:
+        UserError: the run's data has changed since.
+    """
+    config, folder, tokenizer = target.config, target.folder, target.scorer.model.tokenizer
+    kept = None if folder is None else load_config(str(folder.config))
+    if folder is None or kept is None or not chooses_the_same(config, kept):
+        return held_out_prompts(config, tokenizer, say)
+    wanted, own = config.eval.prompts, kept.eval.prompts
+    if held_out_source(config) is None:
+        split = split_prompts(kept, tokenizer, lambda _: None)
+        check_digests(folder, kept, vars(split), say)
+        if wanted > len(split.eval) and wanted != own:
+            say(f"{folder.path} held out {len(split.eval)} prompts and trained on the others")
+        return split.eval[-wanted:]
+    prompts = held_out_prompts(kept, tokenizer, say)
+    check_digests(folder, kept, {"eval": prompts}, say)
+    return prompts if wanted == own else held_out_prompts(config, tokenizer, lambda _: None)
 
 
 def _settings(target: Target, task: Task) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import WEIGHTS, snapshot
 from trb_mlx.export.apply import load_adapter
-from trb_mlx.files import read_steps
+from trb_mlx.files import file_digest, read_steps
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, single
 from trb_mlx.report.evaluation import responses
-from trb_mlx.report.result_folder import file_digest
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 from trb_mlx.types import Job, Prompt, RolloutKey

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from trb_mlx.config import Config
+from trb_mlx.config import Config, PromptSource
 from trb_mlx.config_file import flatten
 from trb_mlx.data.held_out import PromptSplit, held_out_source
+from trb_mlx.data.sources import is_generated
 from trb_mlx.errors import UserError
-from trb_mlx.files import json_text, write_text
+from trb_mlx.files import file_digest, json_text, write_text
 from trb_mlx.run_folder import RunFolder
 from trb_mlx.types import Prompt
 
@@ -20,10 +22,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Digest:
-    """How many prompts there are, and the SHA-256 of their ids (gold answers may be mended)."""
+    """How many prompts there are, and the SHA-256 of their ids (gold answers may be mended).
+
+    `file` is the SHA-256 of the file that they come from, if it is one.
+    """
 
     prompts: int
     sha256: str
+    file: str | None = None
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
@@ -34,15 +40,39 @@ def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
     return Digest(len(prompts), found.hexdigest())
 
 
-def keep_digests(folder: RunFolder, split: PromptSplit) -> None:
+def keep_digests(folder: RunFolder, config: Config, split: PromptSplit) -> None:
     """Write data.json."""
-    digests = {"train": digest_prompts(split.train), "eval": digest_prompts(split.eval)}
-    values = {part: asdict(digest) for part, digest in digests.items()}
+    files = _files(config)
+    values = {
+        part: asdict(replace(digest_prompts(prompts), file=files[part]))
+        for part, prompts in (("train", split.train), ("eval", split.eval))
+    }
     write_text(folder.data, json_text(values) + "\n")
 
 
-def check_digests(folder: RunFolder, config: Config, split: PromptSplit, say: Say) -> None:
-    """Compare prompts with those that the run began with.
+def _files(config: Config) -> dict[str, str | None]:
+    """The SHA-256 of each part's file, or None where the source is none."""
+    places = {part: Path(source.source) for part, source in _sources(config).items()}
+    return {part: file_digest(place) if place.is_file() else None for part, place in places.items()}
+
+
+def _sources(config: Config) -> dict[str, PromptSource]:
+    return {"train": config.data.train, "eval": held_out_source(config) or config.data.train}
+
+
+def has_same_files(folder: RunFolder, config: Config) -> bool:
+    """Whether a run's data comes from files that are byte by byte what they were.
+
+    Sources that are no file (a generator, a data set of the Hub) count as the same.
+    """
+    kept = read_digests(folder)
+    return kept is None or all(kept[part].file == now for part, now in _files(config).items())
+
+
+def check_digests(
+    folder: RunFolder, config: Config, parts: Mapping[str, Sequence[Prompt]], say: Say
+) -> None:
+    """Compare the prompts of `train` or `eval`, or of both, with those that the run began with.
 
     A run of a version that kept no digests is taken as it is, which is said.
 
@@ -56,10 +86,10 @@ def check_digests(folder: RunFolder, config: Config, split: PromptSplit, say: Sa
             "taken to be the same"
         )
         return
-    sources = {"train": config.data.train, "eval": held_out_source(config) or config.data.train}
-    for part, prompts in (("train", split.train), ("eval", split.eval)):
+    sources = _sources(config)
+    for part, prompts in parts.items():
         now = digest_prompts(prompts)
-        if now != kept[part]:
+        if now.sha256 != kept[part].sha256:
             what = {"train": "training", "eval": "held-out"}[part]
             counts = (
                 f"{kept[part].prompts} then, {now.prompts} now"
@@ -92,8 +122,6 @@ def read_digests(folder: RunFolder) -> dict[str, Digest] | None:
 def chooses_the_same(config: Config, kept: Config) -> bool:
     """Whether two configs ask for the same prompts, as far as their files are the same."""
     given, known = flatten(config), flatten(kept)
-    return all(
-        given.get(key) == value
-        for key, value in known.items()
-        if key.startswith(("data.", "prompt.")) or key == "train.seed"
-    )
+    generated = any(is_generated(source) for source in _sources(kept).values())
+    decisive = ("data.", "prompt.", *(("train.seed",) if generated else ()))
+    return all(given.get(key) == value for key, value in known.items() if key.startswith(decisive))

@@ -75,7 +75,7 @@ def train_run(
         tell = partial(say, console)
         prompts = split_prompts(config, pair.student.model.tokenizer, tell)
         if resume:
-            check_digests(folder, config, prompts, tell)
+            check_digests(folder, config, vars(prompts), tell)
         contexts = (pair.student.model.context, pair.teacher.model.context)
         fitted, within = fit_split(config, prompts, contexts, tell)
         with Verifier() as verifier:
@@ -86,7 +86,7 @@ def train_run(
             _announce(config, session, console)
             with disk_errors("config.yaml"):
                 if not resume or not folder.data.exists():
-                    keep_digests(folder, prompts)
+                    keep_digests(folder, config, prompts)
                 write_config(folder, config)
             session.run(hooks, console, time.perf_counter() - begun)
 

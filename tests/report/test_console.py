@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from trb_mlx.files import read_lines
@@ -144,3 +146,25 @@ def test_a_run_that_starts_over_starts_a_new_file(tmp_path: Path) -> None:
         for result in STEPS:
             writer.on_step(result)
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_save_is_announced_and_a_closed_terminal_stops_nothing(terminal: bool) -> None:
+    out = io.StringIO()
+    hook = ProgressHook(Console(file=out, force_terminal=terminal, width=100), 2, 1)
+    hook.on_start(0)
+    hook.on_step(STEPS[1])
+    hook.on_stop(1)
+    assert "saving step 1…" in out.getvalue()
+    hook.on_end(1)
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    hook = ProgressHook(Console(file=Gone(), width=100), 2, 1)
+    hook.on_start(0)
+    for result in STEPS:
+        hook.on_step(result)
+    hook.on_stop(2)
+    hook.on_end(2)

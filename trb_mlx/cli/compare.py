@@ -72,11 +72,19 @@ def _finish(
 
     `alone` is true of such a process: what all runs share was checked by its parent.
     """
-    from trb_mlx.comparing import check_problems, finish_run, load_teacher, read_outcome
+    from trb_mlx.comparing import (
+        check_data,
+        check_problems,
+        finish_run,
+        load_teacher,
+        read_outcome,
+    )
     from trb_mlx.side_by_side import run_side_by_side
 
     left = {run.name: run for run in runs if read_outcome(spec, run) is None}
     click.echo(f"{len(runs)} runs, {len(left)} to do; progress in {root / 'logs'}")
+    for run in runs:
+        check_data(spec, run)
     if left and not alone:
         check_problems(spec, runs[0])
     if jobs > 1 and len(left) > 1:

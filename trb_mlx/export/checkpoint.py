@@ -43,7 +43,9 @@ def save_checkpoint(
         save_arrays(
             draft / "adapters.safetensors", dict(tree_flatten(module.trainable_parameters()))
         )
-        save_arrays(draft / "optimizer.safetensors", dict(tree_flatten(optimizer.state)))
+        # By name, since a state that was loaded has another order than one that grew.
+        state = dict(sorted(tree_flatten(optimizer.state)))
+        save_arrays(draft / "optimizer.safetensors", state)
         (draft / "state.json").write_text(json_text(vars(progress), None) + "\n", encoding="utf-8")
     kept = checkpoints(folder)
     whole = [path for path in kept if not _is_skipped(path)]

@@ -66,7 +66,7 @@ def run_task(
     """
     groups = _groups(task)
     kept = folder.lines() if folder else []
-    whole = _whole_groups(groups, {line["problem"] for line in kept})
+    whole = _whole_groups(groups, kept)
     lines = kept[: sum(map(len, groups[:whole]))]
     progress(len(lines))
     if folder and whole < len(groups):
@@ -80,11 +80,15 @@ def run_task(
     return lines
 
 
-def _whole_groups(groups: Sequence[Sequence[Prompt]], done: set[int]) -> int:
+def _whole_groups(groups: Sequence[Sequence[Prompt]], lines: Sequence[Line]) -> int:
     """How many groups, from the first on, are finished to the last problem."""
-    whole = 0
-    while whole < len(groups) and all(prompt.index in done for prompt in groups[whole]):
-        whole += 1
+    done = [line.get("problem") for line in lines]
+    whole = at = 0
+    for group in groups:
+        indices = [prompt.index for prompt in group]
+        if done[at : at + len(group)] != indices:
+            break
+        whole, at = whole + 1, at + len(group)
     return whole
 
 

@@ -135,11 +135,17 @@ class ProgressHook(Hook):
                 self._warned.add(kind)
                 say(self._console, f"step {result.step}: {sentence}")
 
+    def on_stop(self, step: int) -> None:
+        """Ask for patience."""
+        self._spinner = None
+        say(self._console, f"saving step {step}…")
+
     def on_end(self, step: int) -> None:
         """Leave the last state of the table on the screen."""
         self._spinner = None
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._live.stop()
 
     def _left(self, step: int) -> float:
         """Seconds that the remaining steps will take at the pace so far."""

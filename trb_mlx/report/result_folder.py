@@ -96,12 +96,6 @@ def digest(settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _slug(name: str) -> str:
     """A name that any file system takes."""
     return re.sub(r"[^\w.-]+", "-", Path(name).stem if "/" in name else name).strip("-.") or "data"
