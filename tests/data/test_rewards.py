@@ -14,7 +14,7 @@ import pytest
 
 from trb_mlx.data import rewards
 from trb_mlx.data.arithmetic import problems
-from trb_mlx.data.rewards import WORKER, Verifier
+from trb_mlx.data.rewards import GYM_WORKER, WORKER, Verifier
 
 # A worker that says it is ready, then sleeps at the word `slow`, dies at `die`, and else says yes.
 STUB = """
@@ -166,6 +166,29 @@ def test_a_hanging_item_scores_zero_and_the_run_goes_on(stub: Verifier) -> None:
     assert stub.score_all(pairs) == [1.0, 0.0, 1.0]
     assert stub.timeouts == 1
     assert time.monotonic() - started < 20
+
+
+def test_an_item_that_hung_once_is_not_waited_for_again(stub: Verifier) -> None:
+    started = time.monotonic()
+    assert stub.score_all([("\\boxed{slow}", "x")] * 100 + [("\\boxed{b}", "x")]) == [0.0] * 100 + [
+        1
+    ]
+    assert stub.timeouts == 100
+    assert time.monotonic() - started < 25, "100 items of 0.5 s are 50 s"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits memory")
+@pytest.mark.parametrize("worker", [WORKER, GYM_WORKER], ids=["verify", "gym"])
+def test_a_worker_refuses_memory_beyond_its_limit(worker: Path) -> None:
+    code = (
+        f"import runpy; worker = runpy.run_path({str(worker)!r}, run_name='worker')\n"
+        "worker['_limit_memory']()\n"
+        "small = bytearray(2**28)\n"
+        "try: bytearray(2**31)\n"
+        "except MemoryError: print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr
 
 
 def test_a_dead_worker_is_replaced_and_is_no_timeout(stub: Verifier) -> None:

@@ -38,8 +38,8 @@ class Verifier:
     """Scores responses; what numbers cannot settle goes to math-verify in one worker process.
 
     Works from any thread. An item over the time-out scores 0 and costs the worker, which the
-    next item starts anew. Without math-verify only numbers and equal texts are right. Items of
-    reasoning-gym go to its scorers, in a worker of their own.
+    next item starts anew; the same item again costs nothing. Without math-verify only numbers
+    and equal texts are right. Items of reasoning-gym go to its scorers, in a worker of their own.
 
     Attributes:
         timeouts: items that took longer than `timeout_s` seconds.
@@ -52,6 +52,7 @@ class Verifier:
         self._script = script
         self._workers: dict[Path, _Worker] = {}
         self._unavailable: set[Path] = set()
+        self._too_slow: set[str] = set()
         self._lock = threading.Lock()
 
     def score(self, response: str, answer: str, grader: str | None = None) -> float:
@@ -116,12 +117,18 @@ class Verifier:
         self.close()
 
     def _ask(self, script: Path, request: dict[str, Any]) -> bool:
+        key = json.dumps(request)
+        if key in self._too_slow:  # a model that repeats itself pays once
+            self.timeouts += 1
+            return False
         worker = self._running_worker(script)
         if worker is None:
             return False
         reply = worker.ask(request, self._timeout_s)
         if reply is None:  # killed, or dead of its own: out of memory, a crash in C
-            self.timeouts += worker.timed_out
+            if worker.timed_out:
+                self.timeouts += 1
+                self._too_slow.add(key)
             self._stop(script)
         return bool(reply)
 
