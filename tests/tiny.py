@@ -199,7 +199,7 @@ def make_model(
         "vocab_size": vocab,
         "eos_token_id": ids if len(ids) > 1 else ids[0],
         **SIZES,
-        **(EXTRAS | DEAF)[kind],
+        **(EXTRAS | DEAF).get(kind, {}),
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))

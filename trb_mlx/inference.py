@@ -18,6 +18,7 @@ from trb_mlx.files import file_digest, read_steps
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, single
 from trb_mlx.report.evaluation import responses
+from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
 from trb_mlx.types import Job, Prompt, RolloutKey
@@ -65,7 +66,8 @@ def open_target(
         teacher: take this one instead of loading it.
 
     Raises:
-        UserError: the target is neither, or the adapter does not exist or fit.
+        UserError: the target is neither, or the adapter does not exist or fit, or a model gives
+            other probabilities with a cache than without.
     """
     prepare_backend()
     folder = find_run(target)
@@ -84,6 +86,8 @@ def open_target(
     if weights is not None:
         stops = load_adapter(model, weights.parent, weights)
     scorer = pair.student if pair else single(model, stops)
+    for each in (pair.student, pair.teacher) if pair else (scorer,):
+        make_decoder(each)  # refuses a model that is wrong without a cache, or with one
     digest = None if weights is None else file_digest(weights)
     return Target(target, scorer, config, pair, folder, digest)
 

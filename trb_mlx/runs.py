@@ -70,7 +70,8 @@ def train_run(
     with holding_run(folder, config, resume):
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
-        make_decoder(pair.student)  # refuses a model that decodes wrongly, before anything is kept
+        for scorer in (pair.student, pair.teacher):
+            make_decoder(scorer)  # refuses a model that is wrong without a cache, or with one
         config = with_template(config, pair)
         tell = partial(say, console)
         prompts = split_prompts(config, pair.student.model.tokenizer, tell)

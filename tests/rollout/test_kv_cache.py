@@ -10,10 +10,11 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import ArraysCache, BatchKVCache
-from tiny import DEAF, EXTRAS, make_model
+from tiny import DEAF, EXTRAS, SIZES, make_model
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
+from trb_mlx.inference import open_target
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, single
 from trb_mlx.rollout.cache_trial import make_decoder
@@ -173,6 +174,33 @@ def test_a_model_that_no_cache_serves_is_refused(
     )
     with pytest.raises(UserError, match="lfm2 gives other probabilities with mlx-lm's cache"):
         make_decoder(scorer_of("lfm2", tmp_path))
+
+
+def test_a_model_that_needs_a_cache_is_refused_at_load(tmp_path: Path) -> None:
+    """Gemma 3n's last layers take keys from the cache, and their own weights without one."""
+    text = {
+        **SIZES,
+        "model_type": "gemma3n_text",
+        "vocab_size": 259,
+        "num_hidden_layers": 4,
+        "intermediate_size": [64] * 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 8,
+        "rope_local_base_freq": 1e4,
+        "final_logit_softcapping": 30.0,
+        "activation_sparsity_pattern": [0.0] * 4,
+        "vocab_size_per_layer_input": 259,
+        "hidden_size_per_layer_input": 8,
+        "altup_num_inputs": 2,
+        "altup_coef_clip": 120.0,
+        "altup_correct_scale": True,
+        "altup_active_idx": 0,
+        "laurel_rank": 8,
+    }
+    folder = make_model(tmp_path / "gemma3n", "gemma3n", text_config=text)
+    with pytest.raises(UserError, match="gemma3n gives other probabilities with mlx-lm's cache"):
+        open_target(str(folder), None, "final")
 
 
 def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(

@@ -75,7 +75,8 @@ def _first_right(scorer: Scorer) -> Make:
         return SeparateDecoder
     raise UserError(
         f"model {scorer.model.name} gives other probabilities with mlx-lm's cache than without "
-        "it, so no rollout can be drawn; expected a model that mlx-lm decodes rightly."
+        "it, so rollouts would not be drawn from what is trained and scored; expected a model for "
+        "which mlx-lm has both alike."
     ) from (failures[-1] if failures else None)
 
 
