@@ -293,3 +293,22 @@ def test_a_part_of_each_head_is_turned_where_mlx_lm_turns_all() -> None:
     module = mlxlm.make_model(config)
     fit_rotary(module, config, "m")
     assert [layer.self_attn.rope.dims for layer in module.layers] == [4, 4]
+
+
+def test_settings_of_a_scaled_embedding_that_mlx_lm_does_not_take() -> None:
+    """Without rounding, the ramp between both frequencies starts and ends between dimensions."""
+    scaling = YARN | {"type": "yarn", "attention_factor": 1.3}
+    periods = []
+    for truncate in (True, False):
+        config = {"model_type": "llama", **SMALL, "head_dim": 32, "rope_theta": BASE}
+        config["rope_scaling"] = scaling | {"truncate": truncate}
+        module = mlxlm.make_model(config)
+        fit_rotary(module, config, "m")
+        rope = module.layers[0].self_attn.rope
+        assert rope.mscale == 1.3
+        periods.append(np.asarray(rope._freqs))
+    plain = BASE ** (np.arange(16) / 16)
+    ends = 16 * np.log(64 / (np.array([32, 1]) * 2 * np.pi)) / np.log(BASE)
+    ramp = np.clip((np.arange(16) - max(ends[0], 0)) / (ends[1] - max(ends[0], 0)), 0, 1)
+    np.testing.assert_allclose(periods[1], plain / (1 - ramp + ramp / 4), rtol=1e-5)
+    assert np.abs(periods[0] / periods[1] - 1).max() > 0.01

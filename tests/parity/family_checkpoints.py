@@ -54,6 +54,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_linear": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
     "llama_dynamic": ("llama", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}),
     "llama_yarn": ("llama", {"rope_scaling": YARN}),
+    "llama_yarn_unrounded": (
+        "llama",
+        {"rope_scaling": {**YARN, "truncate": False, "attention_factor": 1.3}},
+    ),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral_window": ("mistral", {"sliding_window": WINDOW}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "sliding_window": None}),
@@ -95,6 +99,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "phi3",
         {
             "rope_scaling": LONGROPE,
+            "original_max_position_embeddings": 64,
+            "sliding_window": None,
+        },
+    ),
+    "phi3_longrope_factor": (
+        "phi3",
+        {
+            "rope_scaling": {**LONGROPE, "factor": 4.0},
             "original_max_position_embeddings": 64,
             "sliding_window": None,
         },

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
@@ -42,6 +44,8 @@ def fit_rotary(module: nn.Module, config: dict[str, Any], model: str) -> None:
     if not isinstance(scaling, dict) or scaling.get("rope_type") == "default":
         scaling = None
     if scaling is not None and len(plain) < len(ropes):
+        for rope in ropes.values():
+            _fit_scaled(rope, scaling, config)
         scaling = None  # known to the model too
     if scaling is not None and not plain:
         raise UserError(
@@ -55,7 +59,43 @@ def fit_rotary(module: nn.Module, config: dict[str, Any], model: str) -> None:
         name: mlxlm.initialize_rope(int(m.dims * part), m.base, m.traditional, scaling, limit)
         for name, m in plain.items()
     }
+    for rope in changed.values():
+        _fit_scaled(rope, scaling or {}, config)
     module.update_modules(tree_unflatten(list(changed.items())))
+
+
+def _fit_scaled(rope: nn.Module, scaling: dict[str, Any], config: dict[str, Any]) -> None:
+    """Give a scaled embedding of mlx-lm the settings that it does not take.
+
+    Yarn without `truncate` does not round the dimensions between which it goes over from one
+    frequency to the other; `attention_factor` and longrope's `factor` say the scale of both
+    queries and keys.
+    """
+    kind, scale = scaling.get("rope_type"), scaling.get("attention_factor")
+    if kind == "longrope" and scale is None and (factor := scaling.get("factor")):
+        key = "original_max_position_embeddings"
+        original = int(scaling.get(key) or config[key])
+        scale = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    name = {"longrope": "_scale", "yarn": "mscale"}.get(str(kind), "")
+    if scale is not None and hasattr(rope, name):
+        setattr(rope, name, scale)
+    if kind == "yarn" and scaling.get("truncate") is False and "_freqs" in rope:
+        rope._freqs = _yarn_periods(2 * rope["_freqs"].size, config["rope_theta"], scaling)
+
+
+def _yarn_periods(dims: int, base: float, scaling: dict[str, Any]) -> mx.array:
+    """Yarn's positions a radian, `[dims / 2]`, with a ramp whose ends are not rounded."""
+
+    def dimension(rotations: float) -> float:
+        turns = scaling["original_max_position_embeddings"] / (rotations * 2 * math.pi)
+        return dims * math.log(turns) / (2 * math.log(base))
+
+    low = max(dimension(scaling.get("beta_fast") or 32), 0)
+    high = min(dimension(scaling.get("beta_slow") or 1), dims - 1)
+    steps = mx.arange(dims // 2, dtype=mx.float32)
+    ramp = mx.clip((steps - low) / max(high - low, 1e-3), 0, 1)
+    periods = base ** (2 * steps / dims)
+    return periods / ((1 - ramp) + ramp / scaling["factor"])
 
 
 def _is_rotary(layer: nn.Module) -> bool:

@@ -20,8 +20,9 @@ def slide_layers(module: nn.Module, windows: list[int | None]) -> bool:
     Returns:
         Whether anything changed: a model that keeps windows in its caches is left as it is.
     """
-    caches = mlxlm.make_prompt_cache(module)
-    if not any(windows) or any(type(cache) is not mlxlm.KVCache for cache in caches):
+    if not any(windows):
+        return False
+    if any(type(cache) is not mlxlm.KVCache for cache in mlxlm.make_prompt_cache(module)):
         return False
     for layer, window in zip(module.layers, windows, strict=True):
         if window is not None:
