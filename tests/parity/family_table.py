@@ -1,0 +1,82 @@
+"""The table of families in docs/models.md, measured.
+
+    PYTHONPATH=tests:tests/parity python tests/parity/family_table.py OLD NEW
+
+`OLD` and `NEW` are folders that `family_checkpoints.py` has written with transformers 4 and with
+the version installed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import peft
+from export.making import make_run
+from test_family_matrix import log_probs, opened, reference_gap
+
+from trb_mlx.config import LoraConfig, ModelConfig
+from trb_mlx.errors import UserError
+from trb_mlx.exports import Request, export_run
+from trb_mlx.models.loading import load_model, prepare_backend
+from trb_mlx.models.lora import add_lora
+from trb_mlx.models.pair import single
+from trb_mlx.rollout.cache_trial import can_rewind
+
+
+def row(old: Path, new: Path) -> str:
+    """One family's line."""
+    cells = [f"`{new.name}`", _gap(old), _gap(new)]
+    if "e-" in cells[-1]:
+        model = load_model(ModelConfig(model=str(new)))
+        blocks = "yes" if can_rewind(single(model)) else "no"
+        add_lora(model.module, LoraConfig(), seed=0)
+        cells += ["yes", blocks, *_exports(new)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _gap(folder: Path) -> str:
+    if not (folder / "reference.npz").exists():
+        return "not there"
+    try:
+        return f"{reference_gap(folder):.0e}"
+    except UserError:
+        return "refused"
+
+
+def _exports(base: Path) -> list[str]:
+    """Nats between the trained student and each export as transformers reads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        student = make_run(run, str(base))
+        ids = np.load(base / "reference.npz")["ids"]
+        logits = student.module(mx.array(ids)).astype(mx.float32)
+        expected = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        cells = []
+        for form in ("peft", "merged"):
+            try:
+                path = export_run(Request(str(run), form)).path
+            except UserError:
+                cells.append("refused")
+                continue
+            model = opened(base if form == "peft" else path)
+            if form == "peft":
+                model = peft.PeftModel.from_pretrained(model, path)
+            cells.append(f"{np.abs(log_probs(model, ids) - expected).max():.0e}")
+        return cells
+
+
+if __name__ == "__main__":
+    prepare_backend()
+    before, after = map(Path, sys.argv[1:3])
+    print("| family | config by 4 | by 5 | LoRA | drafted blocks | PEFT export | merged export |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for place in sorted(after.iterdir()):
+        with contextlib.redirect_stderr(io.StringIO()):
+            line = row(before / place.name, place)
+        print(line, flush=True)
