@@ -144,8 +144,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ernie4_5_llama3": ("ernie4_5", {"tie_word_embeddings": True, "rope_scaling": LLAMA3}),
     "granitemoe": ("granitemoe", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    # mlx-lm rounds Gemma's embedding scale to bfloat16: sqrt(64) needs no rounding.
-    "gemma": ("gemma", {"tie_word_embeddings": True, "hidden_size": 64}),
+    "gemma": ("gemma", {"tie_word_embeddings": True}),
     "gemma2": (
         "gemma2",
         {"tie_word_embeddings": True, "sliding_window": 512, "query_pre_attn_scalar": 8},
@@ -158,7 +157,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {
             "tie_word_embeddings": True,
-            "hidden_size": 64,
+            "hidden_size": 64,  # mlx-lm rounds its root to bfloat16: this needs no rounding
             "num_hidden_layers": 3,
             "sliding_window": WINDOW,
             "sliding_window_pattern": 3,
