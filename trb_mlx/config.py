@@ -66,7 +66,10 @@ class LoraConfig(Section):
 
 
 class PromptSource(Section):
-    """Where prompts come from: `generated:NAME`, a JSONL file or folder, or a Hub data set id."""
+    """Where prompts come from: `generated:NAME`, a file, a folder, or a Hub data set id.
+
+    A file is JSON lines (.jsonl, .ndjson), .json, .csv or .parquet, the first four also with .gz.
+    """
 
     source: Place = "generated:arithmetic"
     subset: str | None = None

@@ -63,5 +63,6 @@ def _start(arguments: Sequence[str], jobs: int, log: Path) -> subprocess.Popen[b
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("trb-mlx: ") if lines else f"nothing was printed ({log})"
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    last = text.rpartition("\n")[2].removeprefix("trb-mlx: ")
+    return last or f"nothing was printed ({log})"

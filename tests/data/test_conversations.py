@@ -172,3 +172,20 @@ def test_an_empty_column_is_a_bad_row_and_a_missing_one_is_not() -> None:
 )
 def test_half_a_surrogate_pair_is_named(row: dict[str, Any]) -> None:
     assert "half of a surrogate pair" in complaint(**row)
+
+
+@pytest.mark.parametrize("column", ["answer", "tools", "messages"])
+@pytest.mark.parametrize("opening", ["[", '{"a": '])
+def test_deep_nesting_is_named(column: str, opening: str) -> None:
+    depth = 30_000  # past what JSON's writer and Python's own recursion take
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value] if opening == "[" else {"a": value}
+    row = {"question": "Q", column: value}
+    if column == "messages":
+        row = {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": value}, USER]}
+    complaint(**row)
+
+
+def test_an_object_is_no_answer() -> None:
+    assert "has an object in its column answer" in complaint(question="Q", answer={"value": 3})

@@ -67,6 +67,12 @@ def test_a_file_of_any_format_holds_the_same_examples(name: str, tmp_path: Path)
     assert read(str(tmp_path / name)) == EXPECTED
 
 
+def test_a_csv_with_an_index_column_and_empty_cells_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(",question,answer\n0,p,007\n1,q,\n2,r\n")
+    assert read(str(path)) == [Example("p", "007"), Example("q"), Example("r")]
+
+
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
 def test_only_the_line_feed_ends_a_line(

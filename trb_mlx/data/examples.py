@@ -69,12 +69,22 @@ def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Exam
         where: the row's place (`file:line`, or the data set and row), for errors.
 
     Raises:
-        BadRow: an empty prompt, a conversation without a user turn, or text that is no Unicode.
+        BadRow: an empty prompt, a conversation without a user turn, an answer or a system text
+            that is none, text that is no Unicode, or a row that is nested too deeply.
         UserError: a missing column.
     """
+    try:
+        return _read(row, source, where)
+    except RecursionError as error:
+        raise BadRow(f"{where} is nested too deeply.") from error
+
+
+def _read(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
     names = _by_plain_name(row)
     messages = read_messages(_prompt_of(row, names, source, where), where)
     column = _answer_column(row, names, source, where)
+    if column is not None and isinstance(row[column], Mapping):
+        raise BadRow(f"{where} has an object in its column {column}, expected an answer.")
     answer = None if column is None else gold_answer(row[column])
     messages, unused = _with_system(messages, row, names, where)
     tools = read_tools(row[names["tools"]], where) if "tools" in names else ()
@@ -179,5 +189,3 @@ def _check_unicode(values: Any, where: str) -> None:
     except UnicodeEncodeError as error:
         half = f"U+{ord(error.object[error.start]):04X}"
         raise BadRow(f"{where} holds {half}, half of a surrogate pair and no character.") from error
-    except RecursionError as error:
-        raise BadRow(f"{where} is nested too deeply.") from error

@@ -77,16 +77,18 @@ def _json(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(LONGEST_CELL)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    reader = csv.DictReader(text, restkey="")
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")  # cells may hold line ends
+    reader = csv.DictReader(text)
     try:
         for row in reader:
             where = f"{path}:{reader.line_num}"
-            if "" in row:
+            if None in row:  # (where the reader puts what has no column)
                 raise UserError(f"{where} has more cells than the first line has columns.")
             yield where, {name: value or None for name, value in row.items()}
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num} is not CSV: {error}.") from error
+    finally:
+        text.detach()  # the file is closed where it was opened
 
 
 def _parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
