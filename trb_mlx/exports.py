@@ -138,12 +138,12 @@ def _peft(job: _Job) -> Exported:
     if base.model is None:
         loaded = _load_base(job)
         details = loaded.config
-        check_family(details, loaded.name)
+        check_family(details, loaded.name, job.adapter.modules)
         check_shapes(job.adapter, module_shapes(loaded.module), loaded.name)
         name, beside = _write_base(job, loaded)
     else:
         details, name, beside = base.details, base.model, []
-        check_family(details, name)
+        check_family(details, name, job.adapter.modules)
         check_shapes(job.adapter, folder_shapes(name), name)
     blocks = int(details["num_hidden_layers"])
     config = peft_config(job.adapter, _place(name), base.revision, blocks)
@@ -188,7 +188,7 @@ def _merged(job: _Job) -> Exported:
     merge(model.module)
     notes = [*_merged_notes(job, given), *filter(None, [mlx_lm_note(model.config)])]
     with writing_export(job.out, _facts(job)) as draft:
-        write_model(draft, model, job.request.quantize)
+        write_model(draft, model, job.request.quantize, student.revision)
         _write_card(draft, job, "merged", student.model, notes)
     return Exported(job.out, [], notes)
 

@@ -37,13 +37,15 @@ def base_in(folder: Path) -> str:
     return json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
 
 
-def quantized(folder: Path, base_model: str | None) -> Path:
-    """A folder as mlx-lm converts it to 4 bits, with a card."""
+def quantized(
+    folder: Path, base_model: str | None, mode: str = "affine", bits: int = 4, group: int = 32
+) -> Path:
+    """A folder as mlx-lm converts it, with a card."""
     from mlx_lm.utils import quantize_model, save_config, save_model
 
     source = make_model(folder.with_name("source"), seed=1)
     module, tokenizer, details = mlx_lm_load(str(source), return_config=True)
-    module, details = quantize_model(module, details, 32, 4)
+    module, details = quantize_model(module, details, group, bits, mode=mode)
     save_model(folder, module)
     save_config(details, folder / "config.json")
     tokenizer.save_pretrained(str(folder))
@@ -78,6 +80,56 @@ def test_merged_is_the_trained_student(
     expected, found = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
     np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.1)
     assert tokenizer.encode("a b") == student.tokenizer.encode("a b")
+
+
+@pytest.mark.parametrize(("mode", "bits", "group"), [("mxfp4", 4, 32), ("nvfp4", 4, 16)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_students_of_small_floats_are_merged_in_their_own_type(
+    tmp_path: Path, run: Path, mode: str, bits: int, group: int, dtype: str
+) -> None:
+    model = quantized(tmp_path / "packed", None, mode, bits, group)
+    student = make_run(run, str(model), [("student.dtype", dtype)])
+    merged, _ = mlx_lm_load(str(export_run(Request(str(run), "merged")).path))
+    assert merged.layers[0].mlp.up_proj.weight.dtype == getattr(mx, dtype)
+    expected, found = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
+    np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.1)
+
+
+def test_tokenizers_open_in_either_transformers(tmp_path: Path, run: Path) -> None:
+    """Files of the source stay what they are; class names of version 5 alone become older ones."""
+    model = make_model(tmp_path / "model", template="{{ messages[0].content }}")
+    (model / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
+    make_run(run, str(model))
+    out = export_run(Request(str(run), "merged")).path
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    assert [(out / n).read_bytes() for n in names] == [(model / n).read_bytes() for n in names]
+    details = json.loads((model / "tokenizer_config.json").read_text())
+    newer = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<|im_end|>"]}
+    (model / "tokenizer_config.json").write_text(json.dumps(details | newer))
+    export_run(Request(str(run), "merged"))
+    written = json.loads((out / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["additional_special_tokens"] == ["<|im_end|>"]
+    assert "extra_special_tokens" not in written
+
+
+def test_a_written_base_names_no_class_of_transformers_5_alone(run: Path) -> None:
+    make_run(run, "bundled:arithmetic-student")
+    (base,) = export_run(Request(str(run), "peft")).beside
+    details = json.loads((base / "tokenizer_config.json").read_text())
+    assert details["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_adapters_on_the_attention_of_experts_are_for_peft(tmp_path: Path, run: Path) -> None:
+    model = make_model(tmp_path / "experts", "qwen3_moe")
+    keys = ["self_attn.q_proj", "self_attn.o_proj"]
+    make_run(run, str(model), [("lora.keys", keys)])
+    assert export_run(Request(str(run), "peft")).path.exists()
+    with pytest.raises(UserError, match="model_type qwen3_moe"):
+        export_run(Request(str(run), "merged"))
+    make_run(run.with_name("other"), str(model), [("lora.keys", [*keys, "mlp.gate"])])
+    with pytest.raises(UserError, match="is a mixture of experts, and mlx-lm keeps model.layers.0"):
+        export_run(Request(str(run.with_name("other")), "peft"))
 
 
 def test_merged_can_be_rounded(folders: tuple[Path, Path], run: Path) -> None:
@@ -141,10 +193,10 @@ def test_another_base_is_refused(
 
 
 def test_a_family_whose_layout_is_not_known_is_refused(run: Path, tmp_path: Path) -> None:
-    model = make_model(tmp_path / "gemma", "gemma3_text")
+    model = make_model(tmp_path / "gemma", "gemma2")
     make_run(run, str(model))
     for form in ("peft", "merged"):
-        with pytest.raises(UserError, match="model_type gemma3_text.*known: granite, llama"):
+        with pytest.raises(UserError, match="model_type gemma2.*known: ernie4_5, gemma3_text"):
             export_run(Request(str(run), form))
     assert not (run / "export").exists()
     assert export_run(Request(str(run), "mlx-lm")).path.exists()

@@ -16,6 +16,7 @@ import pytest
 from export.making import make_run
 
 from trb_mlx.config import ModelConfig
+from trb_mlx.export.base import EXPERT_FAMILIES
 from trb_mlx.exports import Request, export_run
 from trb_mlx.models.loading import load_model
 
@@ -84,6 +85,11 @@ def check(folder: Path) -> None:
         "mistral_window",
         "phi3_window",
         "phi3_longrope",
+        "ernie4_5",
+        "gemma3_text",
+        "olmo3",
+        "seed_oss",
+        "smollm3",
     ],
 )
 def test_exports_of_what_transformers_wrote_open_there_again(name: str, tmp_path: Path) -> None:
@@ -104,6 +110,22 @@ def test_exports_of_what_transformers_wrote_open_there_again(name: str, tmp_path
     alone, _ = mlx_lm.load(str(run / "export/merged"))
     same = np.abs(np.asarray(alone(mx.array(ids)) - logits)).max() < 1e-3
     assert same == (not any("mlx-lm" in note for note in notes))
+
+
+@pytest.mark.parametrize("name", EXPERT_FAMILIES)
+def test_adapters_on_the_attention_of_experts_open_there(name: str, tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path, name)
+    run = tmp_path / "run"
+    keys = [f"self_attn.{letter}_proj" for letter in "qkvo"]
+    student = make_run(run, str(base), [("lora.keys", keys)])
+    ids = np.load(base / "reference.npz")["ids"]
+    logits = student.module(mx.array(ids)).astype(mx.float32)
+    expected = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    plain = opened(base)
+    assert np.abs(log_probs(plain, ids) - expected).max() > 0.1
+    export_run(Request(str(run), "peft"))
+    adapted = peft.PeftModel.from_pretrained(plain, run / "export/peft")
+    np.testing.assert_allclose(log_probs(adapted, ids), expected, atol=2e-4)
 
 
 def opened(folder: Path) -> object:

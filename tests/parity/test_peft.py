@@ -17,7 +17,6 @@ from mlx.utils import tree_flatten
 from tiny import EXTRAS, make_model
 
 from trb_mlx.errors import UserError
-from trb_mlx.export.base import FAMILIES
 from trb_mlx.export.peft_keys import FREE, check_keys
 from trb_mlx.exports import Request, export_run
 
@@ -73,11 +72,11 @@ def torch_model(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", ["granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3"])
 def test_families_agree_with_transformers(
     kind: str, tied: bool, family: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Under an adapter and merged, for every family that we promise."""
+    """Under an adapter and merged; test_family_matrix.py has the other families."""
     base = family(kind, tie_word_embeddings=tied)
     expected = mlx_logprobs(make_run(tmp_path / "run", str(base)))
     export_run(Request(str(tmp_path / "run"), "peft"))

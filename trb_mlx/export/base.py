@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,21 @@ from trb_mlx.models.mlx_lm_note import mlx_lm_note
 # model_type → architecture: dense families whose weights mlx-lm keeps under transformers' names
 # and in its layout; tests/parity holds each of them to transformers' logits.
 FAMILIES = {
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "granite": "GraniteForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
+# Mixtures of experts: mlx-lm stacks the experts, but keeps the attention as transformers has it.
+EXPERT_FAMILIES = ("granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 
 
 @dataclass(frozen=True)
@@ -146,18 +153,32 @@ def model_file(model: str, name: str, revision: str | None = None) -> Path | Non
         return None
 
 
-def check_family(details: dict[str, Any], model: str) -> None:
-    """Refuse a base whose weights need not lie as transformers expects them.
+def check_family(details: dict[str, Any], model: str, modules: Sequence[str] = ()) -> None:
+    """Refuse weights that need not lie as transformers expects them.
+
+    Args:
+        details: the base's config.json.
+        model: its name.
+        modules: the adapted ones, where only an adapter is written.
 
     Raises:
         UserError: names the families that are known.
     """
     kind = details.get("model_type")
-    if kind not in FAMILIES:
+    if kind in FAMILIES:
+        return
+    if kind in EXPERT_FAMILIES and modules:
+        others = [name for name in modules if ".self_attn." not in name]
+        if not others:
+            return
         raise UserError(
-            f"{model} is of model_type {kind}, whose weights need not be laid out as in "
-            f"transformers; known: {', '.join(FAMILIES)} (`--to mlx-lm` works for all)."
+            f"{model} is a mixture of experts, and mlx-lm keeps {others[0]} otherwise than "
+            "transformers; expected an adapter on attention alone (`--to mlx-lm` works for all)."
         )
+    raise UserError(
+        f"{model} is of model_type {kind}, whose weights need not be laid out as in "
+        f"transformers; known: {', '.join(FAMILIES)} (`--to mlx-lm` works for all)."
+    )
 
 
 def check_shapes(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], model: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,23 @@ from mlx.utils import tree_flatten, tree_unflatten
 from trb_mlx.config import QuantizeConfig
 from trb_mlx.errors import UserError
 from trb_mlx.export.base import FAMILIES, model_file
+from trb_mlx.files import json_text
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel, resolve
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
 
 
 def rounding(bits: int | None, group_size: int | None) -> QuantizeConfig | None:
@@ -57,8 +73,20 @@ def merge(module: nn.Module) -> None:
     module.update_modules(tree_unflatten(merged))
 
 
-def write_model(folder: Path, model: LanguageModel, rounding: QuantizeConfig | None = None) -> None:
-    """Write weights, config.json and the tokenizer's files; `rounding` quantizes for mlx-lm."""
+def write_model(
+    folder: Path,
+    model: LanguageModel,
+    rounding: QuantizeConfig | None = None,
+    revision: str | None = None,
+) -> None:
+    """Write weights, config.json and the tokenizer's files.
+
+    Args:
+        folder: where to.
+        model: a plain model; a packed one is unpacked in place.
+        rounding: quantizes for mlx-lm.
+        revision: of a model on the Hub, for the files that are copied from there.
+    """
     module = mlxlm.dequantize_model(model.module)
     details = dense_config(model.config, module)
     if rounding is not None:
@@ -68,10 +96,33 @@ def write_model(folder: Path, model: LanguageModel, rounding: QuantizeConfig | N
             )
     mlxlm.save_model(folder, module)
     mlxlm.save_config(details, folder / "config.json")
-    model.tokenizer.save_pretrained(str(folder))
-    defaults = generation_config(model.name)
-    if defaults is not None:
-        shutil.copyfile(defaults, folder / "generation_config.json")
+    _write_tokenizer(folder, model, revision)
+    _copy(model.name, "generation_config.json", folder, revision)
+
+
+def _write_tokenizer(folder: Path, model: LanguageModel, revision: str | None) -> None:
+    """The source's own files where there are any, in words that transformers 4 knows too."""
+    copied = [_copy(model.name, name, folder, revision) for name in TOKENIZER_FILES]
+    if not any(copied):
+        model.tokenizer.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    details = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if details.get("tokenizer_class") != "TokenizersBackend":
+        return
+    details["tokenizer_class"] = "PreTrainedTokenizerFast"
+    extra = details.get("extra_special_tokens")
+    if isinstance(extra, list):  # a dict to transformers 4
+        details["additional_special_tokens"] = details.pop("extra_special_tokens")
+    path.write_text(json_text(details) + "\n", encoding="utf-8")
+
+
+def _copy(model: str, name: str, folder: Path, revision: str | None) -> bool:
+    """Copy one file that a model came with; whether there is one."""
+    place = resolve(model)
+    path = None if Path(place).is_file() else model_file(place, name, revision)
+    if path is not None:
+        shutil.copyfile(path, folder / name)
+    return path is not None
 
 
 def dense_config(config: dict[str, Any], module: nn.Module) -> dict[str, Any]:
@@ -84,12 +135,6 @@ def dense_config(config: dict[str, Any], module: nn.Module) -> dict[str, Any]:
     details.pop("dtype", None)
     details["torch_dtype"] = str(weight.dtype).rpartition(".")[2]
     return details
-
-
-def generation_config(model: str) -> Path | None:
-    """The generation defaults that a model came with."""
-    place = resolve(model)
-    return None if Path(place).is_file() else model_file(place, "generation_config.json")
 
 
 def module_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

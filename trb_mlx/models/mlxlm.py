@@ -12,17 +12,18 @@ import io
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.models.rope_utils import initialize_rope
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
-from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import (
     _download,
     _get_classes,
-    dequantize_model,
     load_config,
     load_model,
     load_tokenizer,
@@ -30,6 +31,7 @@ from mlx_lm.utils import (
     save_config,
     save_model,
 )
+from mlx_lm.utils import dequantize_model as _dequantize_model
 
 __all__ = [
     "KVCache",
@@ -42,7 +44,6 @@ __all__ = [
     "get_reporting_callbacks",
     "initialize_rope",
     "linear_to_lora_layers",
-    "load_adapters",
     "load_config",
     "load_model",
     "load_tokenizer",
@@ -58,6 +59,24 @@ def make_model(config: dict[str, Any]) -> nn.Module:
     """mlx-lm's module of a config.json, with weights that are still to be loaded."""
     model_class, args_class = _get_classes(config)
     return model_class(args_class.from_dict(config))
+
+
+def dequantize_model(module: nn.Module) -> nn.Module:
+    """Unpack quantized layers in place, to the type of the model's own floats.
+
+    Of layers whose scales are no floats (mxfp4, nvfp4, mxfp8), mlx-lm itself makes bfloat16.
+    """
+    own = [
+        array
+        for name, array in tree_flatten(module.parameters())
+        if mx.issubdtype(array.dtype, mx.floating) and "lora_" not in name
+    ]
+    names = [name for name, m in module.named_modules() if getattr(m, "mode", "affine") != "affine"]
+    module = _dequantize_model(module)
+    layers = dict(module.named_modules())
+    for name in names if own else ():
+        layers[name].set_dtype(own[0].dtype)
+    return module
 
 
 def config_fields(config: dict[str, Any]) -> dict[str, bool]:
