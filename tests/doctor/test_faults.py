@@ -16,7 +16,7 @@ from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
 from trb_mlx.export import checkpoint
 from trb_mlx.ops import divergence, sampling, trust_region
-from trb_mlx.rollout import kv_cache, row_cache, speculative
+from trb_mlx.rollout import cache_trial, row_cache, speculative
 from trb_mlx.train.step import Stepper
 
 Patch = pytest.MonkeyPatch
@@ -109,7 +109,7 @@ def stale_compile(patch: Patch) -> None:
 
 def no_blocks(patch: Patch) -> None:
     """Models whose caches are taken for ones that cannot rewind."""
-    patch.setattr(kv_cache, "_rewinds", lambda *_: False)
+    patch.setattr(cache_trial, "REWINDING", ())
 
 
 def forgotten_moments(patch: Patch) -> None:
