@@ -229,16 +229,19 @@ def try_two(root: Path) -> str | None:
     with tempfile.TemporaryDirectory(dir=root) as place:
         folder = Path(place)
         shutil.copy(root / "reference/run.yaml", folder)
-        command = [sys.executable, "-m", "trb_mlx", *TRAIN]
-        first = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        aim = AIMS["rollout, amid its rounds"]
+        told = json.dumps([aim, None, [int(signal.SIGSTOP)], 0, TRAIN])
+        first = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, told], cwd=folder, stdout=subprocess.DEVNULL
+        )
+        os.waitpid(first.pid, os.WUNTRACED)  # it waits amid a step
         try:
-            while not (folder / "runs/run/.lock").exists() and first.poll() is None:
-                time.sleep(0.02)
-            second = trb(folder, [*TRAIN, "--seed=5"])
+            others = [trb(folder, [*TRAIN, *more]) for more in ([], ["--resume"])]
         finally:
+            first.send_signal(signal.SIGCONT)
             first.wait(timeout=600)
-        if second.returncode == 0 or "another process" not in second.stderr:
-            return f"the second was not refused: {second.stderr[-300:]}"
+        if "exists already" not in others[0].stderr or "another process" not in others[1].stderr:
+            return f"the others were not refused: {[other.stderr[-300:] for other in others]}"
         return difference(root / "reference/runs/run", folder / "runs/run")
 
 
