@@ -72,7 +72,8 @@ Finished = subprocess.CompletedProcess[str]
 VARYING = ("time/", "memory/", "tokens_per_second")
 # Runs `trb-mlx` with a signal to itself before or after a call, or after some seconds.
 DRIVER = """
-import importlib, json, os, sys, threading, time
+import importlib, json, os, signal, sys, threading, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs this may ignore it, as nohup does
 aim, seconds, numbers, gap, arguments = json.loads(sys.argv[1])
 def send():
     for number in numbers:
