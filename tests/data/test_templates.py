@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +116,22 @@ def test_a_template_that_does_not_end_is_stopped(base: Any, monkeypatch: Any) ->
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits memory")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * 99999999999 }}",
+        "{% set s = namespace(x='abc') %}"
+        "{% for i in range(99) %}{% set s.x = s.x ~ s.x %}{% endfor %}",
+    ],
+)
+def test_a_template_that_grows_without_bounds_is_stopped(base: Any, template: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(templates.TemplateTimeout, match="needs too much memory"):
+        text_of(base, template, Example("Q"))
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
 @pytest.mark.parametrize("template", ["{{ 9 ** 9 ** 9 ** 9 }}", "{% set x = 9**m %}"])
 def test_powers_are_refused_before_anything_computes_them(base: Any, template: str) -> None:
     with pytest.raises(UserError, match=r"computes a power \(\*\*\) at line 1"):
@@ -136,3 +154,26 @@ def test_text_that_is_no_unicode_is_refused(base: Any) -> None:
     for config in (PromptConfig(chat_template=TURNS), PromptConfig(format="plain")):
         with pytest.raises(UserError, match=r"holds U\+DCE9, half of a surrogate pair"):
             make_formatter(config, base)(Example("caf\udce9"))
+
+
+def test_what_a_tokenizer_raises_is_one_sentence(
+    base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    format_example = make_formatter(PromptConfig(chat_template=TURNS), base)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Exception("unk token\nis out of range")
+
+    monkeypatch.setattr(format_example, "_tokenizer", Refusing(base, refuse))
+    with pytest.raises(
+        UserError, match="the tokenizer refused a prompt: unk token is out of range"
+    ):
+        format_example(Example("Q"))
+
+
+class Refusing:
+    """A tokenizer whose template works, and whose encoder does not."""
+
+    def __init__(self, tokenizer: Any, encode: Any) -> None:
+        self.apply_chat_template = tokenizer.apply_chat_template
+        self.encode = encode

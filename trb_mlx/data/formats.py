@@ -215,4 +215,8 @@ def _ids(tokenizer: Any, text: str, **options: Any) -> tuple[int, ...]:
         raise UserError(
             f"the prompt holds {half}, half of a surrogate pair and no character."
         ) from error
-    return tuple(int(token) for token in tokenizer.encode(text, **options))
+    try:
+        return tuple(int(token) for token in tokenizer.encode(text, **options))
+    except Exception as error:  # tokenizers raises plain exceptions
+        reason = " ".join(str(error).split())[:200].removesuffix(".") or type(error).__name__
+        raise UserError(f"the tokenizer refused a prompt: {reason}.") from error

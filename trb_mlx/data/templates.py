@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,10 +16,11 @@ from trb_mlx.data.conversations import Message
 from trb_mlx.errors import UserError
 
 LIMIT_S = 5.0  # a template takes a millisecond, its first rendering a tenth of a second
+LIMIT_BYTES = 2**30  # beyond what the process has, where the system heeds it
 
 
 class TemplateTimeout(UserError):
-    """A chat template that did not end in time: no row's fault, and so no reason to skip one."""
+    """A chat template beyond its time or memory: no row's fault, and so no reason to skip one."""
 
 
 class _TimeIsUp(Exception):
@@ -52,12 +54,14 @@ def render(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, An
     """The prompt's text by the chat template.
 
     Raises:
-        TemplateTimeout: it took longer than `LIMIT_S`.
+        TemplateTimeout: it took longer than `LIMIT_S`, or more than `LIMIT_BYTES`.
         UserError: the template refused the messages, or is broken.
     """
     try:
-        with _time_limit(LIMIT_S):
+        with _time_limit(LIMIT_S), _memory_limit(LIMIT_BYTES):
             return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    except MemoryError as error:
+        raise TemplateTimeout("the chat template needs too much memory for one prompt.") from error
     except _TimeIsUp as error:
         raise TemplateTimeout(
             f"the chat template did not end within {LIMIT_S:g} s on one prompt."
@@ -84,3 +88,21 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _memory_limit(count: int) -> Iterator[None]:
+    """Raise MemoryError inside after so many bytes more; Linux heeds it, macOS does not."""
+    try:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + count, before[1]))
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trb_mlx.config import BehaviorConfig, Config
+from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.models.loading import prepare_backend
@@ -54,6 +55,13 @@ def diagnose(config: Config, sizes: Sizes, say: Say) -> Diagnostics:
     prompts = held_out_prompts(
         config.model_copy(update={"eval": held}), pair.student.model.tokenizer, say
     )
+    contexts = (pair.student.model.context, pair.teacher.model.context)
+    limit, longest = config.rollout.max_tokens, config.data.max_prompt_tokens
+    prompts, limit = fit_context(
+        prompts, shortest_context(contexts), limit, longest, "held-out", say
+    )
+    drawn = config.rollout.model_copy(update={"max_tokens": limit})
+    config = config.model_copy(update={"rollout": drawn})
     with Verifier() as verifier:
         return _Bench(config, sizes, pair, prompts, verifier).run(say, begun)
 
