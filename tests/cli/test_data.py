@@ -39,7 +39,7 @@ def test_a_run_says_what_it_trains_on_and_what_it_leaves_out(trb: Run, tmp_path:
 
 def test_one_long_problem_shortens_no_answer_of_an_evaluation(trb: Run, tmp_path: Path) -> None:
     source = write(tmp_path / "mine.jsonl", *questions("", "", TALK))
-    done = trb("eval", PAIR[0].partition("=")[2], "--data", source, "-m=40", "--json")
+    done = trb("eval", PAIR[0].partition("=")[2], "--data", source, "-m", "40", "--json")
     assert done.returncode == 0, done.stderr
     assert "left out 1 of 3 held-out prompts over 472 tokens" in done.stderr
     found = json.loads(done.stdout)
