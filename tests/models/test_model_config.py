@@ -142,7 +142,7 @@ FORMS |= {
 def built(config: dict[str, Any]) -> Any:
     """The ModelArgs that mlx-lm builds from."""
     whole = complete_config(config, has_head=False)
-    whole |= build_config(whole)
+    whole = build_config(whole)
     _, args_class = _get_classes(whole)
     return args_class.from_dict(whole)
 
@@ -191,7 +191,7 @@ def test_the_text_model_in_a_wrapper_is_read_too() -> None:
         },
     }
     whole = complete_config({"model_type": "gemma3", "text_config": text}, has_head=False)
-    found = (whole | build_config(whole))["text_config"]
+    found = build_config(whole)["text_config"]
     assert (found["rope_theta"], found["rope_local_base_freq"]) == (BASE, 500.0)
     assert found["sliding_window_pattern"] == 2
     assert context_length(whole) == 512
@@ -255,6 +255,16 @@ def phi3(folder: Path, scaling: dict[str, Any]) -> LanguageModel:
     return load_model(
         ModelConfig(model=str(make_model(folder, "phi3", seed=3, scale=10.0, **sizes)))
     )
+
+
+def test_building_leaves_the_config_as_it_was() -> None:
+    """mlx-lm's qwen3_5 takes `rope_type` out of the dict that it is given."""
+    rotary = {"rope_type": "default", "rope_theta": BASE, "partial_rotary_factor": 0.25}
+    whole = complete_config(
+        {**SMALL, "model_type": "qwen3_5_text", "rope_parameters": rotary}, True
+    )
+    build_config(whole)["rope_parameters"].pop("rope_type")
+    assert whole["rope_parameters"] == rotary
 
 
 def test_dynamic_scaling_is_none_within_the_context() -> None:

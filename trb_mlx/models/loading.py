@@ -179,7 +179,7 @@ def _load_folder(
     found, shapes = mlxlm.load_config(folder), stored_shapes(folder)
     check_sizes(found, shapes, config.model)
     details = complete_config(found, has_head(shapes))
-    building = details | build_config(details)
+    building = build_config(details)
     module, built = mlxlm.load_model(
         folder, model_config=building, trust_remote_code=config.trust_remote_code
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import mlx.nn as nn
@@ -26,11 +27,11 @@ def mlx_lm_note(config: dict[str, Any], has_head: bool | None = None) -> str | N
     whole = complete_config(config, has_head)
     if not mlxlm.config_fields(whole):
         return None
-    building = whole | build_config(whole)
+    building = build_config(whole)
     right = mlxlm.make_model(building)
     fit_rotary(right, building, "")
     try:
-        alone = mlxlm.make_model(config)
+        alone = mlxlm.make_model(copy.deepcopy(config))
         same_names = _names(alone) == _names(right)
     except Exception:  # of its ModelArgs or its layers, for keys that it misses
         return (

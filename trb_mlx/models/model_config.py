@@ -23,6 +23,7 @@ from trb_mlx.models import mlxlm
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 PATTERN = "sliding_window_pattern"
+LONGROPE = {"longrope", "su"}
 # Other names that mlx-lm has for the same quantity.
 ALIASES = {
     "rotary_emb_base": "rope_theta",
@@ -146,7 +147,7 @@ def rotary_keys(parameters: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The changes to a complete config from which mlx-lm builds what transformers computes.
+    """A complete config as mlx-lm has to get it to build what transformers computes.
 
     Within `context_length`, longrope turns by its short factors, where mlx-lm would take the long
     ones, and dynamic scaling does not scale yet.
@@ -167,15 +168,15 @@ def build_config(config: dict[str, Any]) -> dict[str, Any]:
         if FULL not in layers:  # mlx-lm asks where the first such layer is; see `windows`
             changes["layer_types"] = [FULL] * len(layers)
     if isinstance(text := config.get("text_config"), dict):
-        changes["text_config"] = text | build_config(text)
-    return changes
+        changes["text_config"] = build_config(text)
+    return copy.deepcopy(config | changes)  # some of mlx-lm's ModelArgs take keys out of it
 
 
 def _within_context(rotary: Any) -> Any:
     if not isinstance(rotary, dict):
         return rotary
     kind = rotary.get("rope_type") or rotary.get("type")
-    if kind in ("longrope", "su") and "short_factor" in rotary:
+    if kind in LONGROPE and "short_factor" in rotary:
         return rotary | {"long_factor": rotary["short_factor"]}
     if kind == "dynamic":
         return rotary | {"type": "default", "rope_type": "default"}
@@ -203,13 +204,12 @@ def context_length(config: dict[str, Any]) -> int | None:
     """
     text = config.get("text_config")
     found = text if isinstance(text, dict) and "max_position_embeddings" in text else config
-    limits = [found.get("max_position_embeddings")]
     scaling = found.get("rope_scaling")
-    if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) == "longrope":
-        limits += [scaling.get(key) for key in ("original_max_position_embeddings",)]
-        limits.append(found.get("original_max_position_embeddings"))
-    known = [int(limit) for limit in limits if limit]
-    return min(known) if known else None
+    limits = [found.get("max_position_embeddings")]
+    if isinstance(scaling, dict) and {scaling.get("rope_type"), scaling.get("type")} & LONGROPE:
+        limits += [each.get("original_max_position_embeddings") for each in (scaling, found)]
+    known = [int(limit) for limit in limits if isinstance(limit, int | float) and limit >= 1]
+    return min(known, default=None)
 
 
 def attention_windows(config: dict[str, Any]) -> list[int | None]:

@@ -11,14 +11,14 @@ from mlx.utils import tree_unflatten
 
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
-from trb_mlx.models.model_config import LOCAL_BASES, SLIDING
+from trb_mlx.models.model_config import LOCAL_BASES, SLIDING, read_config
 
 
 def fit_rotary(module: nn.Module, config: dict[str, Any], model: str) -> None:
     """Replace plain embeddings where the config scales positions or turns a part of each head.
 
     Some architectures of mlx-lm take no note of `rope_scaling` or `partial_rotary_factor`, or know
-    one base for all kinds of layers.
+    one base for all kinds of layers. Those that transformers does not have are left as they are.
 
     Args:
         module: as mlx-lm built it; changed in place.
@@ -28,6 +28,8 @@ def fit_rotary(module: nn.Module, config: dict[str, Any], model: str) -> None:
     Raises:
         UserError: the scaling is ignored in a place that cannot be reached.
     """
+    if not read_config(config):
+        return
     fields = mlxlm.config_fields(config)
     local = config.get("rope_local_base_freq")
     if local and not {"rope_parameters", *LOCAL_BASES} & set(fields):
@@ -55,10 +57,11 @@ def fit_rotary(module: nn.Module, config: dict[str, Any], model: str) -> None:
     if part == 1.0 and scaling is None:
         return
     limit = config.get("max_position_embeddings")
-    changed = {
-        name: mlxlm.initialize_rope(int(m.dims * part), m.base, m.traditional, scaling, limit)
-        for name, m in plain.items()
-    }
+    whole = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    changed = {}
+    for name, m in plain.items():
+        dims = int(m.dims * part) if m.dims == whole else m.dims
+        changed[name] = mlxlm.initialize_rope(dims, m.base, m.traditional, scaling, limit)
     for rope in changed.values():
         _fit_scaled(rope, scaling or {}, config)
     module.update_modules(tree_unflatten(list(changed.items())))
