@@ -23,6 +23,7 @@ import mlx.core as mx
 from bench_caches import compare_caches
 from bench_models import random_scorer, widened_pair
 from bench_rollouts import compare_rollouts, compare_vanilla
+from bench_vocabulary import BUDGETS, VOCABS, compare_parts, compare_recording
 from bench_whole_step import compare_steps, solver_share
 from rich.console import Console
 from rich.table import Table
@@ -100,8 +101,19 @@ def update(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> 
     return bench_step.compare("11M", bench_step.Shape(4, 32, 97), repeats, True, seed)
 
 
+def vocabulary(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+    """What surrounds the models in a round of 32 rows, in log-softmaxes of the same rows."""
+    return [compare_parts(vocab, limit, 32, repeats, seed) for vocab in VOCABS for limit in BUDGETS]
+
+
+def recording(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+    """What recording adds to vanilla rollouts, in CPU seconds."""
+    return [compare_recording(49_152, batch, repeats, seed) for batch in batches]
+
+
 SECTIONS: dict[str, Callable[..., list[Row]]] = {
-    section.__name__: section for section in (rollouts, vanilla, step, update, loss, solver, caches)
+    section.__name__: section
+    for section in (rollouts, vanilla, vocabulary, recording, step, update, loss, solver, caches)
 }
 
 

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from metal_emulation import like_metal
 
-from trb_mlx.ops.trust_region import SUPPORT_FLOOR, solve_blend_weight
+from trb_mlx.ops.trust_region import SUPPORT_FLOOR, TEACHER_FLOOR, solve_blend_weight
 
 LEAST, MOST, SHORT_SHARE = 0.99, 1.001, 1e-5
 WIDE = 151_936
@@ -108,7 +108,7 @@ def normalize(logits: np.ndarray) -> np.ndarray:
 
 def kl_of(student: np.ndarray, teacher: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """KL(μ_β ‖ π_S) `[R]` of log-probs `[R, V]` in float64, without cancellation."""
-    outside = (student < SUPPORT_FLOOR) | (teacher == -np.inf)
+    outside = (student < SUPPORT_FLOOR) | (teacher < TEACHER_FLOOR)
     with np.errstate(invalid="ignore"):
         mixed = np.where(outside, -np.inf, student + weight[:, None] * (teacher - student))
         gap = np.where(outside, 0.0, normalize(mixed) - student)

@@ -15,7 +15,7 @@ from trb_mlx.doctor import losses, precision, rollouts, solving, training
 from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
 from trb_mlx.export import checkpoint
-from trb_mlx.ops import divergence, sampling, trust_region
+from trb_mlx.ops import divergence, trust_region
 from trb_mlx.rollout import cache_trial, row_cache, speculative
 from trb_mlx.train.step import Stepper
 
@@ -66,9 +66,14 @@ def scaled_weight(factor: float, patch: Patch) -> None:
 
 
 def biased_draw(factor: float, patch: Patch) -> None:
-    plain = sampling.inverse_cdf
-    for module in (solving, speculative):
-        patch.setattr(module, "inverse_cdf", lambda p, u: plain(p, mx.minimum(u * factor, 0.9999)))
+    for module, name in ((solving, "inverse_cdf"), (speculative, "draw")):
+        plain = getattr(module, name)
+        biased = partial(_with_larger_uniforms, plain, factor)
+        patch.setattr(module, name, biased)
+
+
+def _with_larger_uniforms(plain: Any, factor: float, rows: mx.array, uniforms: mx.array) -> Any:
+    return plain(rows, mx.minimum(uniforms * factor, 0.9999))
 
 
 def shifted_offset(patch: Patch) -> None:
@@ -89,12 +94,12 @@ def every_draft_kept(patch: Patch) -> None:
 
 def blocks_differ(patch: Patch) -> None:
     """Blocks of four whose tests use other uniforms: a right law, but of other rollouts."""
-    plain = speculative.accept_drafts
+    plain = speculative.Blended.verify
 
-    def moved(tokens: mx.array, d: mx.array, mu: mx.array, u: mx.array) -> Any:
-        return plain(tokens, d, mu, u if tokens.shape[1] == 1 else (u + 0.5) % 1.0)
+    def moved(self: Any, last: mx.array, draft: Any, tests: mx.array) -> Any:
+        return plain(self, last, draft, tests if tests.shape[1] == 1 else (tests + 0.5) % 1.0)
 
-    patch.setattr(speculative, "accept_drafts", moved)
+    patch.setattr(speculative.Blended, "verify", moved)
 
 
 def stale_compile(patch: Patch) -> None:

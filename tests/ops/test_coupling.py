@@ -8,7 +8,7 @@ import pytest
 
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.numerics import log_softmax, total_variation
-from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
+from trb_mlx.ops.sampling import draw, row_uniforms
 
 ROWS = 20_000
 
@@ -22,13 +22,11 @@ def policies(vocab: int, length: int, gap: float, seed: int) -> tuple[mx.array, 
 
 
 def emit(draft: mx.array, behavior: mx.array, seed: int) -> tuple[np.ndarray, ...]:
-    """Many rows of drafts, and what the coupling makes of them."""
-    length = draft.shape[0]
-    noise = np.stack([row_uniforms(seed, 0, row, 0, 2 * length + 1) for row in range(ROWS)])
-    wide = [mx.broadcast_to(x[None], (ROWS, *x.shape)) for x in (draft, behavior)]
-    tokens = inverse_cdf(wide[0], mx.array(noise[:, :length]))
-    kept, replacement = accept_drafts(tokens, *wide, mx.array(noise[:, length:, 0]))
-    return np.asarray(tokens), np.asarray(kept), np.asarray(replacement)
+    """Many drafts from rows `[V]` of log-probs, and what the coupling makes of them."""
+    noise = mx.array(np.stack([row_uniforms(seed, 0, row, 0, 3) for row in range(ROWS)]))
+    wide = [mx.broadcast_to(mx.exp(x), (ROWS, *x.shape)) for x in (draft, behavior)]
+    tokens = draw(wide[0], noise[:, 0])
+    return np.asarray(tokens), *accept_drafts(tokens, *wide, noise[:, 1:, 0])
 
 
 def assert_law(found: np.ndarray, logprobs: np.ndarray) -> None:
@@ -41,50 +39,52 @@ def assert_law(found: np.ndarray, logprobs: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("vocab", "gap"), [(2, 1.0), (12, 0.3), (12, 3.0), (200, 1.0)])
-def test_the_emitted_law_is_the_behaviors_at_every_position(vocab: int, gap: float) -> None:
-    draft, behavior = policies(vocab, 3, gap, seed=vocab)
-    tokens, kept, replacement = emit(draft, behavior, seed=1)
-    for position in range(3):
-        # Rows that reached this position emit the draft there or its replacement.
-        reached = kept >= position
-        emitted = np.where(kept > position, tokens[:, position], replacement)[reached]
-        assert_law(emitted, np.asarray(behavior)[position])
-    assert ((replacement == -1) == (kept == 3)).all()
+def test_the_emitted_law_is_the_behaviors(vocab: int, gap: float) -> None:
+    for place, (draft, behavior) in enumerate(
+        zip(*policies(vocab, 3, gap, seed=vocab), strict=True)
+    ):
+        tokens, kept, emitted = emit(draft, behavior, seed=place)
+        assert_law(emitted, np.asarray(behavior))
+        np.testing.assert_array_equal(emitted[kept], tokens[kept])
+        assert (emitted[~kept] != tokens[~kept]).all()  # a draft is refused where μ < d
 
 
 def test_rejections_have_the_rate_of_the_total_variation() -> None:
-    draft, behavior = policies(30, 1, 1.0, seed=5)
+    draft, behavior = (x[0] for x in policies(30, 1, 1.0, seed=5))
     _, kept, _ = emit(draft, behavior, seed=2)
-    expected = total_variation(draft, behavior).item()
-    assert (kept == 0).mean() == pytest.approx(expected, abs=4 * np.sqrt(0.25 / ROWS))
+    expected = total_variation(mx.exp(draft), mx.exp(behavior)).item()
+    assert (~kept).mean() == pytest.approx(expected, abs=4 * np.sqrt(0.25 / ROWS))
 
 
 def test_equal_policies_keep_everything() -> None:
-    draft, _ = policies(50, 4, 1.0, seed=6)
-    _, kept, replacement = emit(draft, draft, seed=3)
-    assert (kept == 4).all()
-    assert (replacement == -1).all()
+    draft = policies(50, 1, 1.0, seed=6)[0][0]
+    tokens, kept, emitted = emit(draft, draft, seed=3)
+    assert kept.all()
+    np.testing.assert_array_equal(emitted, tokens)
 
 
-def test_disjoint_policies_replace_the_first_token() -> None:
-    draft = mx.log(mx.array([[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]]))
-    behavior = mx.log(mx.array([[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]))
-    kept, replacement = accept_drafts(mx.array([[1, 0]]), draft, behavior, mx.array([[0, 0, 0.7]]))
-    assert (kept.item(), replacement.item()) == (0, 2)
+def test_disjoint_policies_replace_the_token() -> None:
+    draft, behavior = mx.array([[0.5, 0.5, 0.0]] * 2), mx.array([[0.0, 0.0, 1.0], [0.5, 0.5, 0.0]])
+    kept, emitted = accept_drafts(mx.array([1, 0]), draft, behavior, mx.array([[0, 0.7]] * 2))
+    assert (kept.tolist(), emitted.tolist()) == ([False, True], [2, 0])
 
 
 def test_rounding_that_leaves_no_residual_draws_from_the_behavior() -> None:
     """μ is below d where it was drawn, and nowhere above it."""
-    draft = mx.log(mx.array([[[0.5, 0.5, 0.0]]]))
+    draft = mx.array([[0.5, 0.5, 0.0]])
     behavior = draft - mx.array([1e-6, 0.0, 0.0])
-    kept, replacement = accept_drafts(mx.array([[0]]), draft, behavior, mx.array([[1.0, 0.9]]))
-    assert (kept.item(), replacement.item()) == (0, 1)
+    kept, emitted = accept_drafts(mx.array([0]), draft, behavior, mx.array([[1.0, 0.9]]))
+    assert (kept.item(), emitted.item()) == (False, 1)
 
 
-def test_a_longer_block_does_not_change_what_a_shorter_one_decides() -> None:
-    draft, behavior = (mx.stack([x] * 64) for x in policies(20, 6, 1.0, seed=8))
-    uniforms = mx.array(np.stack([row_uniforms(9, 0, row, 0, 13)[:, 0] for row in range(64)]))
-    tokens = inverse_cdf(draft, mx.stack([uniforms[:, 7:], uniforms[:, 7:]], axis=-1))
-    whole, _ = accept_drafts(tokens, draft, behavior, uniforms[:, :7])
-    short, _ = accept_drafts(tokens[:, :3], draft[:, :3], behavior[:, :3], uniforms[:, :4])
-    np.testing.assert_array_equal(np.asarray(short), np.minimum(np.asarray(whole), 3))
+def test_what_is_emitted_does_not_depend_on_the_other_rows() -> None:
+    """The replacement is drawn for rejected rows alone, whichever others there are."""
+    draft, behavior = (mx.exp(x) for x in policies(20, 64, 1.0, seed=8))
+    uniforms = mx.array(np.stack([row_uniforms(9, 0, row, 0, 2)[:, 0] for row in range(64)]))
+    tokens = draw(draft, mx.stack([uniforms[:, 1], uniforms[:, 0]], axis=-1))
+    together = accept_drafts(tokens, draft, behavior, uniforms)
+    assert 0 < together[0].sum() < 64
+    for row in range(64):
+        one = slice(row, row + 1)
+        alone = accept_drafts(tokens[one], draft[one], behavior[one], uniforms[one])
+        assert [x.item() for x in alone] == [x[row].item() for x in together]

@@ -57,7 +57,8 @@ def test_kl_and_variation_at_the_edges() -> None:
     assert kl_divergence(half, row(1.0, 0.0, 0.0)).item() == INF
     far = mx.array([0.0, -500.0])
     assert kl_divergence(far[::-1], far).item() == pytest.approx(500.0)
-    assert total_variation(half, row(0.0, 0.0, 1.0)).item() == pytest.approx(1.0)
+    other = row(0.0, 0.0, 1.0)
+    assert total_variation(mx.exp(half), mx.exp(other)).item() == pytest.approx(1.0)
     assert entropy(half).item() == pytest.approx(np.log(2))
 
 
@@ -68,8 +69,7 @@ def test_rows_of_nothing_and_half_precision() -> None:
     logits = mx.array(language_model_row(np.random.default_rng(0), 3000)[0].astype(np.float32))
     halves = logits.astype(mx.bfloat16)
     assert log_softmax(halves).dtype == mx.float32
-    for measure in (kl_divergence, total_variation):
-        assert measure(log_softmax(logits).astype(mx.bfloat16), halves).dtype == mx.float32
+    assert kl_divergence(log_softmax(logits).astype(mx.bfloat16), halves).dtype == mx.float32
     np.testing.assert_allclose(
         np.asarray(log_softmax(halves)), normalize(np.asarray(halves.astype(mx.float32))), atol=3e-5
     )

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from trb_mlx.ops.coupling import accept_drafts
+from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.replacement import keep_or_replace
-from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
+from trb_mlx.ops.sampling import draw, row_uniforms
 
 
 def policies(vocab: int, seed: int, rows: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -18,6 +19,10 @@ def policies(vocab: int, seed: int, rows: int = 1) -> tuple[np.ndarray, np.ndarr
     logits = rng.normal(size=(2, rows, vocab)).astype(np.float32) * 2
     student, teacher = (np.array(log_softmax(mx.array(x))) for x in logits)
     return student, teacher
+
+
+def rows_of(*logprobs: np.ndarray) -> list[Distribution]:
+    return [softmax(mx.array(x)) for x in logprobs]
 
 
 def enumerated(student: np.ndarray, teacher: np.ndarray, k: int, temperature: float) -> np.ndarray:
@@ -40,8 +45,8 @@ def enumerated(student: np.ndarray, teacher: np.ndarray, k: int, temperature: fl
 @pytest.mark.parametrize(("vocab", "k"), [(12, 1), (12, 5), (40, 25)])
 def test_the_closed_form_is_the_law_of_the_process(vocab: int, k: int, temperature: float) -> None:
     student, teacher = policies(vocab, seed=vocab + k, rows=3)
-    logprobs, replaced = keep_or_replace(mx.array(student), mx.array(teacher), k, temperature)
-    found = np.exp(np.asarray(logprobs).astype(np.float64))
+    probs, replaced = keep_or_replace(*rows_of(student, teacher), k, temperature)
+    found = np.asarray(probs).astype(np.float64)
     np.testing.assert_allclose(found.sum(-1), 1.0, atol=2e-6)
     for row in range(3):
         expected = enumerated(student[row], teacher[row], k, temperature)
@@ -54,34 +59,33 @@ def test_the_closed_form_is_the_law_of_the_process(vocab: int, k: int, temperatu
 def test_a_top_k_of_everything_is_the_student_bit_for_bit() -> None:
     student, teacher = policies(30, seed=1)
     for k in (30, 99):
-        logprobs, replaced = keep_or_replace(mx.array(student), mx.array(teacher), k, 0.6)
-        np.testing.assert_array_equal(np.asarray(logprobs), student)
+        rows = rows_of(student, teacher)
+        probs, replaced = keep_or_replace(*rows, k, 0.6)
+        np.testing.assert_array_equal(np.asarray(probs), np.asarray(rows[0].probs))
         assert replaced.item() == 0.0
 
 
 def test_what_the_teacher_rules_out_is_never_kept() -> None:
     student, _ = policies(6, seed=2)
     teacher = mx.log(mx.array([[0.5, 0.5, 0.0, 0.0, 0.0, 0.0]]))
-    logprobs, _ = keep_or_replace(mx.array(student), teacher, 4, 1.0)
-    assert (np.asarray(logprobs)[0, 2:] == -np.inf).all()
+    probs, _ = keep_or_replace(*rows_of(student, np.asarray(teacher)), 4, 1.0)
+    assert (np.asarray(probs)[0, 2:] == 0.0).all()
 
 
 def test_the_coupling_keeps_every_draft_in_the_top_k_and_emits_the_law() -> None:
     """Drafts in the top-K stand whatever the uniform; the tokens emitted have the law."""
     vocab, k, rows = 15, 4, 20_000
     student, teacher = policies(vocab, seed=3)
-    behavior, _ = keep_or_replace(mx.array(student), mx.array(teacher), k, 0.6)
+    behavior, _ = keep_or_replace(*rows_of(student, teacher), k, 0.6)
     noise = np.stack([row_uniforms(0, 0, row, 0, 3) for row in range(rows)])
-    wide = [mx.broadcast_to(x[None], (rows, 1, vocab)) for x in (mx.array(student), behavior)]
-    tokens = inverse_cdf(wide[0], mx.array(noise[:, :1]))
-    kept, replacement = (
-        np.asarray(x) for x in accept_drafts(tokens, *wide, mx.array(noise[:, 1:, 0]))
-    )
-    drafted = np.asarray(tokens)[:, 0]
+    law = mx.exp(mx.array(student))
+    wide = [mx.broadcast_to(x, (rows, vocab)) for x in (law, behavior)]
+    tokens = draw(wide[0], mx.array(noise[:, 0]))
+    kept, emitted = accept_drafts(tokens, *wide, mx.array(noise[:, 1:, 0]))
+    drafted = np.asarray(tokens)
     inside = np.isin(drafted, np.argsort(-teacher[0])[:k])
     assert (kept[inside] == 1).all()
     assert 0 < kept[~inside].mean() < 0.5  # a refused token that the fresh draw gives again
-    emitted = np.where(kept == 1, drafted, replacement)
     expected = enumerated(student[0], teacher[0], k, 0.6) * rows
     counts = np.bincount(emitted, minlength=vocab)
     used = expected > 5

@@ -10,7 +10,7 @@ import pytest
 
 from trb_mlx.config import BehaviorConfig
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops.numerics import log_softmax
+from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.rollout.behavior import BEHAVIORS, Behavior, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample_blended
@@ -51,16 +51,16 @@ def test_skd_rollouts_have_its_law(pair: Pair) -> None:
     sampling = Sampling(max_tokens=1, batch_size=1500, support=4)
     rollout = sample_blended(pair, work, sampling, behavior, 0.0, Fixed(1))
     student, teacher = (
-        log_softmax(scorer.logits(mx.array([prompt.tokens]))[:, -1])
+        softmax(scorer.logits(mx.array([prompt.tokens]))[:, -1])
         for scorer in (pair.student, pair.teacher)
     )
     blend = behavior.blend(student, teacher, mx.array(0.0))
-    law = np.exp(np.asarray(blend.logprobs))[0]
+    law = np.asarray(blend.probs)[0]
     counts, expected = np.bincount(rollout.tokens[:, 0], minlength=len(law)), law * len(work)
     used = expected > 5
     chi = ((counts - expected)[used] ** 2 / expected[used]).sum()
     assert chi < used.sum() + 5 * np.sqrt(2 * used.sum())
-    from_student = np.exp(np.asarray(student))[0] * len(work)  # the test has the power to fail
+    from_student = np.asarray(student.probs)[0] * len(work)  # the test has the power to fail
     assert ((counts - from_student)[used] ** 2 / from_student[used]).sum() > 3 * chi
     assert rollout.records is not None
     np.testing.assert_allclose(rollout.records.weight[:, 0], blend.weight.item(), rtol=1e-4)
@@ -71,15 +71,16 @@ def test_skd_rollouts_have_its_law(pair: Pair) -> None:
 def test_a_block_of_positions_is_solved_as_each_alone(kind: str) -> None:
     rng = np.random.default_rng(0)
     student, teacher = (
-        log_softmax(mx.array(rng.normal(size=(2, 3, 90)).astype(np.float32) * 2)) for _ in range(2)
+        softmax(mx.array(rng.normal(size=(2, 3, 90)).astype(np.float32) * 2)) for _ in range(2)
     )
     behavior, budget = make_behavior(BehaviorConfig(kind=kind, budget=0.3)), mx.array(0.3)
     whole = behavior.blend(student, teacher, budget)
     assert whole.weight.shape == (2, 3)
     for row in range(2):
         for place in range(3):
-            alone = behavior.blend(student[row, place], teacher[row, place], budget)
+            one = [Distribution(*(x[row, place] for x in rows)) for rows in (student, teacher)]
+            alone = behavior.blend(*one, budget)
             np.testing.assert_allclose(
-                np.asarray(whole.logprobs)[row, place], np.asarray(alone.logprobs), atol=1e-5
+                np.asarray(whole.probs)[row, place], np.asarray(alone.probs), atol=1e-5
             )
             assert whole.weight[row, place].item() == pytest.approx(alone.weight.item(), abs=1e-5)

@@ -17,7 +17,7 @@ from mlx_lm.models.llama import Model, ModelArgs
 from trb_mlx.config import BehaviorConfig
 from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.ops.numerics import log_softmax
+from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.vocab import StopMerge
 from trb_mlx.rollout.behavior import BEHAVIORS, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
@@ -68,9 +68,9 @@ def exact_law(kind: str, prompt: tuple[int, ...]) -> Law:
     for _ in range(LENGTH):
         texts = mx.array([[*prompt, *sequence] for sequence in open_])
         student, teacher = (
-            log_softmax(scorer.logits(texts)[:, -1]) for scorer in (pair.student, pair.teacher)
+            softmax(scorer.logits(texts)[:, -1]) for scorer in (pair.student, pair.teacher)
         )
-        rows = np.exp(np.asarray(behavior.blend(student, teacher, mx.array(BUDGET)).logprobs))
+        rows = np.asarray(behavior.blend(student, teacher, mx.array(BUDGET)).probs)
         grown: Law = {}
         for (sequence, mass), row in zip(open_.items(), rows.astype(np.float64), strict=True):
             for token in range(VOCAB):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from trb_mlx.config import BehaviorConfig
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ops import distribution
+from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import entropy, log_softmax
-from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.behavior import Blend, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import Sampling, look_every, sample, sample_blended
@@ -50,6 +55,37 @@ def test_the_block_length_changes_neither_tokens_nor_records(pair: Pair, length:
         np.testing.assert_allclose(found, values, atol=1e-4, err_msg=name)
     share = one.records.corrected[one.mask].mean()
     assert 0.02 < share < one.records.total_variation[one.mask].mean() * 3
+
+
+def test_nothing_is_blended_behind_a_rejected_draft(pair: Pair) -> None:
+    """Every blended row is of an emitted token, but for those that a stop cuts off."""
+    behavior, rows = make_behavior(BehaviorConfig(kind="fixed", budget=0.3)), []
+
+    def counted(student: Distribution, *others: Any) -> Blend:
+        rows.append(len(student.logprobs))
+        return behavior.blend(student, *others)
+
+    sampling = Sampling(max_tokens=12, batch_size=64)
+    counting = dataclasses.replace(behavior, blend=counted)
+    rollout = sample_blended(pair, jobs(4), sampling, counting, 0.3, Fixed(6))
+    emitted, cut = int(rollout.lengths.sum()), 6 * len(rollout.jobs)
+    assert emitted <= sum(rows) <= emitted + cut
+    assert sum(rows) < rollout.drafted
+
+
+def test_rows_are_taken_some_at_a_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few, the tokens and records stay the same."""
+    sampling = Sampling(max_tokens=12, support=8)
+    whole, alone = blended(pair, jobs(3), 0.2), sample(pair.student, jobs(3), sampling)
+    monkeypatch.setattr(distribution, "CPU_ENTRIES", 5 * 384)
+    parts, alone_in_parts = blended(pair, jobs(3), 0.2), sample(pair.student, jobs(3), sampling)
+    np.testing.assert_array_equal(whole.tokens, parts.tokens)
+    np.testing.assert_array_equal(alone.tokens, alone_in_parts.tokens)
+    assert whole.records is not None
+    assert parts.records is not None
+    for name, values in whole.records.arrays().items():
+        found = getattr(parts.records, name)
+        np.testing.assert_allclose(found, values, atol=1e-5, err_msg=name)
 
 
 def test_without_a_budget_the_rollouts_are_the_students(pair: Pair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -19,16 +20,24 @@ class Distribution(NamedTuple):
 
     Attributes:
         logprobs: float32 `[..., V]`, normalised.
-        roots: √π, float32 `[..., V]`. A root holds what π itself, below e^−87, cannot.
+        roots: float32 `[..., V]`, the root of e^(z − max z). It holds what the mass itself, below
+            e^−87, cannot, and the likeliest token's is exactly 1.
+        total: float32 `[..., 1]`, the sum of the masses, the squares of the roots.
     """
 
     logprobs: mx.array
     roots: mx.array
+    total: mx.array
+
+    @property
+    def masses(self) -> mx.array:
+        """π·total, float32 `[..., V]`."""
+        return self.roots * self.roots
 
     @property
     def probs(self) -> mx.array:
         """π, float32 `[..., V]`."""
-        return self.roots * self.roots
+        return self.masses / self.total
 
     def at(self, ids: mx.array) -> mx.array:
         """Log-probs `[...]` of one id a row, int `[...]`."""
@@ -36,17 +45,19 @@ class Distribution(NamedTuple):
 
     def take(self, rows: mx.array | slice) -> Distribution:
         """Some rows."""
-        return Distribution(self.logprobs[rows], self.roots[rows])
+        return Distribution(*(values[rows] for values in self))
 
 
-def softmax(logits: mx.array) -> Distribution:
-    """The distribution of logits `[..., V]`, normalised or not; a row needs one exponential."""
+def softmax(logits: mx.array, temperature: float = 1.0) -> Distribution:
+    """The distribution of logits `[..., V]` over τ, normalised or not, by one exponential a row."""
     logits = whole_blocks(logits.astype(mx.float32))
+    if temperature != 1.0:
+        logits = logits / temperature
     peak = mx.maximum(in_blocks(logits, -mx.inf).max(-1).max(-1), LOWEST)[..., None]
     shifted = logits - peak
     roots = mx.exp(0.5 * shifted)
     total = mx.maximum(sum_last(roots * roots, keepdims=True), 1e-37)
-    return Distribution(shifted - mx.log(total), roots * mx.rsqrt(total))
+    return Distribution(shifted - mx.log(total), roots, total)
 
 
 def whole_blocks(logits: mx.array) -> mx.array:
@@ -63,16 +74,22 @@ def rows_at_once(vocab: int) -> int:
 
 def entropy_of(rows: Distribution) -> mx.array:
     """Entropy `[...]` in nats."""
-    return -sum_last(rows.probs * mx.maximum(rows.logprobs, LOWEST))
+    terms = rows.masses * mx.maximum(rows.logprobs, LOWEST)
+    return -sum_last(terms) / rows.total.squeeze(-1)
 
 
 def log_rest(rows: Distribution, support: mx.array) -> mx.array:
-    """Log of the mass outside a support of distinct ids `[..., K]`; −inf where there is none.
+    """Log of the mass outside a support of distinct ids `[..., K]`, about −168 at least.
 
-    It is summed itself, as in `divergence.support_logprobs`.
+    It is summed itself, as in `divergence.support_logprobs`, in a unit of 2^−120: the rest of a
+    sharp teacher is far below what float32 holds, and an infinite loss where it were 0.
     """
-    outside = mx.put_along_axis(rows.probs, support, mx.array(0.0), axis=-1)
-    return mx.log(sum_last(outside))
+    scaled = rows.roots * 2.0**60
+    outside = mx.put_along_axis(scaled * scaled, support, mx.array(0.0), axis=-1)
+    rest = mx.maximum(sum_last(outside), 1e-37)
+    small = mx.log(rest) - 120.0 * math.log(2.0)
+    plain = mx.log(rest * 2.0**-120)  # to float32's last bit, where it can be formed
+    return mx.where(small > -60.0, plain, small) - mx.log(rows.total).squeeze(-1)
 
 
 def top_k(values: mx.array, count: int) -> mx.array:

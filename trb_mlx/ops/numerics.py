@@ -77,7 +77,6 @@ def kl_divergence(logprobs: mx.array, reference_logprobs: mx.array) -> mx.array:
     return sum_last(mx.where(impossible, alone, terms))
 
 
-def total_variation(logprobs: mx.array, other_logprobs: mx.array) -> mx.array:
-    """Half the L1 distance `[...]` between two distributions given as log-probs `[..., V]`."""
-    one, other = (mx.exp(x.astype(mx.float32)) for x in (logprobs, other_logprobs))
-    return 0.5 * sum_last(mx.abs(one - other))
+def total_variation(probs: mx.array, other_probs: mx.array) -> mx.array:
+    """Half the L1 distance `[...]` between two distributions given as probabilities `[..., V]`."""
+    return 0.5 * sum_last(mx.abs(probs - other_probs))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from trb_mlx.ops.numerics import log_softmax, sum_last
+from trb_mlx.ops.distribution import Distribution, softmax, top_k
+from trb_mlx.ops.numerics import sum_last
 
 
 def keep_or_replace(
-    student_logprobs: mx.array, teacher_logprobs: mx.array, top_k: int, teacher_temperature: float
+    student: Distribution, teacher: Distribution, count: int, teacher_temperature: float
 ) -> tuple[mx.array, mx.array]:
     """The law of: draw from the student, keep what is in the teacher's top-K, else ask the teacher.
 
@@ -20,18 +21,18 @@ def keep_or_replace(
     the teacher rules out never do.
 
     Args:
-        student_logprobs: `[..., V]`, normalised.
-        teacher_logprobs: `[..., V]`, normalised; −inf where the teacher has no mass.
-        top_k: K ≥ 1; above V it means V.
-        teacher_temperature: τ > 0, on top of any temperature that the log-probs have already.
+        student: `[..., V]`.
+        teacher: `[..., V]`.
+        count: K ≥ 1; above V it means V.
+        teacher_temperature: τ > 0, on top of any temperature that the rows have already.
 
     Returns:
-        float32 `[..., V]`, log μ, normalised; float32 `[...]`, ρ, the mass that is replaced.
+        float32 `[..., V]`, μ; float32 `[...]`, ρ, the mass that is replaced.
     """
-    student, teacher = (x.astype(mx.float32) for x in (student_logprobs, teacher_logprobs))
-    least = mx.topk(teacher, min(top_k, teacher.shape[-1]), axis=-1).min(axis=-1, keepdims=True)
-    inside = (teacher >= least) & (teacher > -mx.inf)
-    replaced = sum_last(mx.where(inside, 0.0, mx.exp(student)))
-    kept = mx.where(inside, student, -mx.inf)
-    fresh = teacher if teacher_temperature == 1.0 else log_softmax(teacher / teacher_temperature)
-    return mx.logaddexp(kept, mx.log(replaced)[..., None] + fresh), replaced
+    likeliest = mx.take_along_axis(teacher.logprobs, top_k(teacher.logprobs, count), axis=-1)
+    least = likeliest.min(axis=-1, keepdims=True)
+    inside = (teacher.logprobs >= least) & (teacher.logprobs > -mx.inf)
+    kept = student.probs * inside
+    replaced = sum_last(student.probs - kept)
+    fresh = softmax(teacher.logprobs, teacher_temperature)
+    return kept + replaced[..., None] * fresh.probs, replaced

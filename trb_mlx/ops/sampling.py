@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import mlx.core as mx
 import numpy as np
+
+from trb_mlx.ops.distribution import softmax
+from trb_mlx.ops.numerics import in_blocks
 
 # Uniforms have 48 bits, in two parts that float32 holds exactly.
 BITS = 24
 # Masses are counted in units of 2^−30 of their total: sums of them fit in int32.
 FIXED = 30
-LOWEST = -1e30  # finite, so that a row of -inf stays free of nan
+ONE_LEVEL = 1024
 
 
 def row_uniforms(
@@ -37,35 +38,48 @@ def row_uniforms(
     return np.stack(parts, axis=-1).astype(np.float32) * np.float32(2.0**-BITS)
 
 
-def inverse_cdf(logprobs: mx.array, uniforms: mx.array) -> mx.array:
-    """Draw from each row by inverting its cumulative distribution.
-
-    A float32 cumulative sum over 151,936 entries loses its tail. So masses are summed as
-    integers, which is exact, in two levels: blocks of about √V entries, then the entries of the
-    chosen block. At each level a mass is rounded to a multiple of 2^−30 of the level's total;
-    an entry that rounds to nothing is never drawn.
+def inverse_cdf(logits: mx.array, uniforms: mx.array) -> mx.array:
+    """`draw` from each row of a softmax.
 
     Args:
-        logprobs: `[..., V]`, normalised or not.
+        logits: `[..., V]`, normalised or not.
         uniforms: `[..., 2]` from `row_uniforms`.
 
     Returns:
         int32 `[...]`; for a row of −inf alone, some id below V.
     """
-    vocab = logprobs.shape[-1]
-    block = max(1, math.isqrt(vocab - 1) + 1)
-    logprobs = logprobs.astype(mx.float32)
-    peak = mx.maximum(logprobs.max(axis=-1, keepdims=True), LOWEST)
-    masses = mx.exp(logprobs - peak)
-    if padding := -vocab % block:
-        masses = mx.pad(masses, [(0, 0)] * (masses.ndim - 1) + [(0, padding)])
-    masses = masses.reshape(*masses.shape[:-1], -1, block)
+    return mx.minimum(draw(softmax(logits).masses, uniforms), logits.shape[-1] - 1)
+
+
+def draw(masses: mx.array, uniforms: mx.array) -> mx.array:
+    """Draw from each row by inverting its cumulative distribution.
+
+    A float32 cumulative sum over 151,936 entries loses its tail. So masses are summed as
+    integers, which is exact, in levels of at most `ONE_LEVEL` entries: blocks of blocks, blocks,
+    the entries of the chosen block. At each level a mass is rounded to a multiple of 2^−30 of the
+    level's total; an entry that rounds to nothing is never drawn.
+
+    Args:
+        masses: `[..., V]`, of any total.
+        uniforms: `[..., 2]` from `row_uniforms`.
+
+    Returns:
+        int32 `[...]`.
+    """
     bits = (uniforms * 2.0**BITS).astype(mx.int64)
     level = bits[..., :1] * 2 ** (FIXED - BITS) + bits[..., 1:] // 2 ** (2 * BITS - FIXED)
-    chosen, level = _search(masses.sum(axis=-1), level)
-    entries = mx.take_along_axis(masses, chosen[..., None], axis=-2).squeeze(-2)
-    within, _ = _search(entries, level)
-    return mx.minimum(chosen * block + within, vocab - 1).squeeze(-1)
+    blocks = []
+    while masses.shape[-1] > ONE_LEVEL:
+        blocks.append(in_blocks(masses, 0.0))
+        # Sixteen at a time: beside a mass of 1, a row's tail would be lost entry by entry.
+        small = blocks[-1].reshape(*blocks[-1].shape[:-1], -1, 16).sum(axis=-1)
+        masses = small.sum(axis=-1)
+    index, level = _search(masses, level)
+    for entries in reversed(blocks):
+        chosen = mx.take_along_axis(entries, index[..., None], axis=-2).squeeze(-2)
+        within, level = _search(chosen, level)
+        index = index * entries.shape[-1] + within
+    return index.squeeze(-1)
 
 
 def nucleus(logprobs: mx.array, top_p: float) -> mx.array:

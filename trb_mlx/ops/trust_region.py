@@ -71,7 +71,7 @@ def solve_blend_weight(
     for start in range(0, len(limit), count):
         part = slice(start, start + count)
         ours, theirs = (whole_blocks(x[part].astype(mx.float32)) for x in (student, teacher))
-        rows = Distribution(ours, mx.exp(0.5 * ours))
+        rows = Distribution(ours, mx.exp(0.5 * ours), mx.ones((len(ours), 1)))
         found.append(solve_blend(rows, theirs, limit[part]).weight)
     return mx.concatenate(found).reshape(shape)
 
@@ -96,7 +96,7 @@ def solve_blend(
     # Without a budget, and where the holes alone are too far, the student draws.
     alone = (limit <= 0.0) | (-low.level > limit)
     none = np.zeros(alone.sum())
-    found = [(np.flatnonzero(alone), none, none, rows.probs[_ids(alone)])]
+    found = [(np.flatnonzero(alone), none, none, student.probs.reshape(-1, shape[-1])[_ids(alone)])]
     going, limit = np.flatnonzero(~alone), limit[~alone]
     rows, low, low_spread = _take(rows, ~alone), low.take(~alone), low_spread[~alone]
     aim, weight = np.sqrt(AIM * limit), np.ones(len(going))
@@ -146,13 +146,13 @@ def _ids(chosen: np.ndarray) -> mx.array:
 
 
 class _Rows(NamedTuple):
-    """Rows `[R, V]` and what every trial needs of them; `mass` `[R]` is Σ π_S as it adds up."""
+    """What every trial needs of rows `[R, V]`."""
 
     student_logprobs: mx.array
-    roots: mx.array  # √π_S keeps π_S·e^x in float32's range where π_S is not
-    probs: mx.array
+    roots: mx.array  # they keep π_S·e^x in float32's range where π_S is not
+    masses: mx.array
     ratio: mx.array  # r, hugely negative outside either support
-    mass: mx.array
+    total: mx.array  # [R], the sum of the masses, in which they are π_S
 
 
 class _Trial(NamedTuple):
@@ -171,7 +171,8 @@ def _take(rows: _Rows, chosen: np.ndarray) -> _Rows:
 
 def _prepare(student: Distribution, teacher_logprobs: mx.array) -> _Rows:
     vocab = teacher_logprobs.shape[-1]
-    ours, roots, theirs = (x.reshape(-1, vocab) for x in (*student, teacher_logprobs))
+    arrays = (student.logprobs, student.roots, teacher_logprobs)
+    ours, roots, theirs = (x.reshape(-1, vocab) for x in arrays)
     # A choice between arrays costs a CPU half an exponential, the smaller of two next to nothing:
     # what is below a floor is below it by so much that HOLE times that is the smaller.
     ours_kept, theirs_kept = (
@@ -180,18 +181,18 @@ def _prepare(student: Distribution, teacher_logprobs: mx.array) -> _Rows:
     )
     inside = mx.minimum(ours_kept - SUPPORT_FLOOR, theirs_kept - TEACHER_FLOOR)
     ratio = mx.minimum(theirs_kept - ours_kept, HOLE * inside)
-    probs = roots * roots
-    return _Rows(ours, roots, probs, ratio, sum_last(probs))
+    masses = roots * roots
+    return _Rows(ours, roots, masses, ratio, sum_last(masses))
 
 
 def _at_zero(rows: _Rows) -> tuple[Points, np.ndarray]:
     """The limit β → 0+, the student restricted to the teacher's support, and Var[r] there."""
     hole = mx.clip(rows.ratio * (1.0 / HOLE), -1.0, 0.0)  # −1 in holes, else next to 0
-    shared = rows.probs * (1.0 + hole)
+    shared = rows.masses * (1.0 + hole)
     ratio = mx.maximum(rows.ratio, 2 * TEACHER_FLOOR)  # finite where squared
     first = shared * ratio
-    holes = mx.clip(-sum_last(rows.probs * hole) / rows.mass, 0.0, 1.0)
-    kept = rows.mass * mx.maximum(1.0 - holes, TINY)
+    holes = mx.clip(-sum_last(rows.masses * hole) / rows.total, 0.0, 1.0)
+    kept = rows.total * mx.maximum(1.0 - holes, TINY)
     mean, second = sum_last(first) / kept, sum_last(first * ratio) / kept
     level, slope, spread = _to_host(mx.log1p(-holes), mean, second - mean * mean)
     return Points(np.zeros_like(level), -level, level, slope), spread
@@ -213,16 +214,16 @@ def _evaluate(rows: _Rows, weight: np.ndarray, bound: np.ndarray) -> _Trial:
     # π_S·(e^x − 1) by (1 + h)² − 1 = h·(h + 2), each factor with its share of π_S.
     first = rows.roots * mx.expm1(0.5 * exponent)
     change = first * (first + 2.0 * rows.roots)
-    law = change + rows.probs
+    law = change + rows.masses
     pull = law * exponent
-    gain = sum_last(change) / rows.mass
+    gain = sum_last(change) / rows.total
     norm = 1.0 + gain
-    stable = sum_last(pull - change) / rows.mass
+    stable = sum_last(pull - change) / rows.total
     kl = mx.maximum(stable / norm + (gain / norm - mx.log1p(gain)), 0.0)
     mean = (stable + gain) / norm
-    spread = sum_last(pull * exponent) / (rows.mass * norm) - mean * mean
+    spread = sum_last(pull * exponent) / (rows.total * norm) - mean * mean
     level = guess.squeeze(-1) + mx.log1p(gain)
-    return _Trial(kl, level, spread, law, rows.mass * norm)
+    return _Trial(kl, level, spread, law, rows.total * norm)
 
 
 def _to_host(*values: mx.array) -> list[np.ndarray]:

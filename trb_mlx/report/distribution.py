@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models.pair import Pair
+from trb_mlx.ops.distribution import top_k
 from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.ops.numerics import entropy, kl_divergence, log_softmax
 from trb_mlx.report.evaluation import before_head
 from trb_mlx.rollout.kv_cache import second_stream
 from trb_mlx.rollout.packing import Packed, pack_rollout
-from trb_mlx.rollout.recording import top_k
 from trb_mlx.types import Rollout
 
 NAMES = ("reverse_kl", "forward_kl", "topk_overlap", "student_entropy", "teacher_entropy")

@@ -9,20 +9,24 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from trb_mlx.config import BehaviorConfig
+from trb_mlx.ops.distribution import Distribution
+from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.ops.replacement import keep_or_replace
 from trb_mlx.ops.schedules import linear_decay, rising_temperature
-from trb_mlx.ops.trust_region import blend_logprobs, solve_blend_weight
+from trb_mlx.ops.trust_region import solve_blend
 
 
 class Blend(NamedTuple):
-    """A behavior distribution `[..., V]` (log-probs) and the teacher's weight in it `[...]`.
+    """A behavior distribution μ, the teacher's weight in it, and how far it is from the student.
 
     The weight is 0 where μ is the student; otherwise β of a geometric blend, or the mass that
     the teacher draws in SKD.
     """
 
-    logprobs: mx.array
-    weight: mx.array
+    probs: mx.array  # [..., V]
+    weight: mx.array  # [...]
+    kl: mx.array  # [...], KL(μ‖π_S)
+    total_variation: mx.array  # [...], TV(μ, π_S)
 
 
 def _as_it_is(step: int) -> float:
@@ -37,41 +41,32 @@ class Behavior:
         kind: its name in the registry.
         budget: step → ε in nats.
         needs_teacher: step → whether the teacher is asked token by token.
-        draft: the student's log-probs `[..., V]` → the distribution that drafts a token.
-        blend: (student_logprobs, teacher_logprobs `[..., V]`, budget array) → μ.
-        temperature: step → factor on the rollout temperature; log-probs come tempered.
+        blend: (student, teacher `[..., V]`, budget array) → μ; the student drafts.
+        temperature: step → factor on the rollout temperature; both models come tempered.
     """
 
     kind: str
     budget: Callable[[int], float]
     needs_teacher: Callable[[int], bool]
-    draft: Callable[[mx.array], mx.array]
-    blend: Callable[[mx.array, mx.array, mx.array], Blend]
+    blend: Callable[[Distribution, Distribution, mx.array], Blend]
     temperature: Callable[[int], float] = _as_it_is
 
 
-def trust_region_blend(
-    student_logprobs: mx.array, teacher_logprobs: mx.array, budget: mx.array
-) -> Blend:
+def trust_region_blend(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
     """argmin KL(μ‖π_T) subject to KL(μ‖π_S) ≤ budget, with its weight."""
-    weight = solve_blend_weight(student_logprobs, teacher_logprobs, budget)
-    return Blend(blend_logprobs(student_logprobs, teacher_logprobs, weight), weight)
+    weight, kl, probs = solve_blend(student, teacher.logprobs, budget)
+    return Blend(probs, weight, kl, total_variation(probs, student.probs))
 
 
-def pure_student(student_logprobs: mx.array, teacher_logprobs: mx.array, budget: mx.array) -> Blend:
+def pure_student(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
     """μ = π_S, weight 0."""
-    return Blend(student_logprobs, mx.zeros(student_logprobs.shape[:-1]))
-
-
-def _drafted_by_student(student_logprobs: mx.array) -> mx.array:
-    return student_logprobs
+    none = mx.zeros(student.logprobs.shape[:-1])
+    return Blend(student.probs, none, none, none)
 
 
 def vanilla(config: BehaviorConfig) -> Behavior:
     """Vanilla OPD: the student draws, the teacher scores afterwards."""
-    return Behavior(
-        "vanilla", lambda step: 0.0, lambda step: False, _drafted_by_student, pure_student
-    )
+    return Behavior("vanilla", lambda step: 0.0, lambda step: False, pure_student)
 
 
 def trb(config: BehaviorConfig) -> Behavior:
@@ -80,9 +75,7 @@ def trb(config: BehaviorConfig) -> Behavior:
     def budget(step: int) -> float:
         return linear_decay(step, config.budget, config.warmup_steps)
 
-    return Behavior(
-        "trb", budget, lambda step: budget(step) > 0, _drafted_by_student, trust_region_blend
-    )
+    return Behavior("trb", budget, lambda step: budget(step) > 0, trust_region_blend)
 
 
 def fixed(config: BehaviorConfig) -> Behavior:
@@ -91,7 +84,6 @@ def fixed(config: BehaviorConfig) -> Behavior:
         "fixed",
         lambda step: config.budget,
         lambda step: config.budget > 0,
-        _drafted_by_student,
         trust_region_blend,
     )
 
@@ -103,14 +95,14 @@ def skd(config: BehaviorConfig) -> Behavior:
     top-K, and of the others as many as fresh draws would give anyway.
     """
 
-    def blend(student_logprobs: mx.array, teacher_logprobs: mx.array, budget: mx.array) -> Blend:
-        return Blend(
-            *keep_or_replace(
-                student_logprobs, teacher_logprobs, config.top_k, config.teacher_temperature
-            )
+    def blend(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
+        probs, replaced = keep_or_replace(
+            student, teacher, config.top_k, config.teacher_temperature
         )
+        kl = kl_divergence(mx.log(probs), student.logprobs)
+        return Blend(probs, replaced, kl, total_variation(probs, student.probs))
 
-    return Behavior("skd", lambda step: 0.0, lambda step: True, _drafted_by_student, blend)
+    return Behavior("skd", lambda step: 0.0, lambda step: True, blend)
 
 
 def temperature(config: BehaviorConfig) -> Behavior:
@@ -119,7 +111,6 @@ def temperature(config: BehaviorConfig) -> Behavior:
         "temperature",
         lambda step: 0.0,
         lambda step: False,
-        _drafted_by_student,
         pure_student,
         lambda step: rising_temperature(step, config.start_temperature, config.warmup_steps),
     )

@@ -13,7 +13,8 @@ import numpy as np
 
 from trb_mlx.errors import UserError
 from trb_mlx.models.pair import Scorer
-from trb_mlx.ops.numerics import log_softmax, total_variation
+from trb_mlx.ops.distribution import softmax
+from trb_mlx.ops.numerics import total_variation
 from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 
 Make = Callable[..., Decoder]
@@ -116,4 +117,4 @@ def _reading_gap(
     for text, tokens in zip(texts, block, strict=True):
         text.extend(tokens)
     alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])
-    return float(total_variation(log_softmax(found), log_softmax(alone)).max())
+    return float(total_variation(softmax(found).probs, softmax(alone).probs).max())

@@ -10,70 +10,88 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.ops.divergence import support_logprobs
-from trb_mlx.ops.numerics import entropy, log_softmax
+from trb_mlx.ops.distribution import Distribution, entropy_of, log_rest, softmax, top_k
 
 # Hidden states may take this share of the machine's memory: models, caches and the update's
 # activations need the rest, and beyond it the teacher's body is run again instead.
 KEEP_SHARE = 1 / 8
 
 
-def top_k(logits: mx.array, count: int) -> mx.array:
-    """Ids `[..., K]` of the largest logits, in no particular order."""
-    count = min(count, logits.shape[-1])
-    return mx.argpartition(-logits, kth=count - 1, axis=-1)[..., :count].astype(mx.int32)
-
-
-def tempered(logits: mx.array, temperature: float) -> mx.array:
-    """log softmax(logits / τ), float32 `[..., V]`."""
-    return log_softmax(logits if temperature == 1.0 else logits / temperature)
-
-
-def at_tokens(logprobs: mx.array, tokens: mx.array) -> mx.array:
-    """The entries `[...]` of `[..., V]` at the drawn ids `[...]`."""
-    return mx.take_along_axis(logprobs, tokens[..., None], axis=-1).squeeze(-1)
-
-
 def student_records(
-    logits: mx.array, logprobs: mx.array, tokens: mx.array, count: int
+    rows: Distribution, tokens: mx.array, count: int, temperature: float
 ) -> dict[str, mx.array]:
     """The student's part: its support at temperature 1, and tempered statistics.
 
     Args:
-        logits: `[..., V]`.
-        logprobs: `[..., V]`, tempered.
+        rows: `[..., V]`, tempered.
         tokens: int `[...]`, the drawn ids.
         count: K.
+        temperature: τ of the rows.
     """
-    support = top_k(logits, count)
-    inside, _ = support_logprobs(logits, support)
+    plain = _at_temperature_one(rows, temperature)
+    support = top_k(plain.logprobs, count)
+    inside = mx.take_along_axis(plain.logprobs, support, axis=-1)
     return {
         "support": support,
         "student_mass": mx.exp(inside).sum(-1),
-        "student_entropy": entropy(logprobs),
-        "student_logprob": at_tokens(logprobs, tokens),
+        "student_entropy": entropy_of(rows),
+        "student_logprob": rows.at(tokens),
     }
 
 
 def teacher_records(
-    logits: mx.array, logprobs: mx.array, tokens: mx.array, support: mx.array
+    rows: Distribution, tokens: mx.array, support: mx.array, temperature: float
 ) -> dict[str, mx.array]:
     """The teacher's part: its log-probs on the student's support, at temperature 1, and the rest.
 
     Arguments as in `student_records`; `support` is int `[..., K]`.
     """
-    inside, rest = support_logprobs(logits, support)
-    own = top_k(logits, support.shape[-1])
+    plain = _at_temperature_one(rows, temperature)
+    own = top_k(plain.logprobs, support.shape[-1])
     shared = (own[..., :, None] == support[..., None, :]).sum(axis=(-1, -2))
-    likeliest = mx.argmax(mx.take_along_axis(logits, own, axis=-1), axis=-1)
+    likeliest = mx.argmax(mx.take_along_axis(plain.logprobs, own, axis=-1), axis=-1)
     return {
-        "teacher_support": inside,
-        "teacher_rest": rest,
+        "teacher_support": mx.take_along_axis(plain.logprobs, support, axis=-1),
+        "teacher_rest": log_rest(plain, support),
         "overlap": shared.astype(mx.int32),
-        "teacher_entropy": entropy(logprobs),
-        "teacher_logprob": at_tokens(logprobs, tokens),
-        "teacher_top": at_tokens(own, likeliest),
+        "teacher_entropy": entropy_of(rows),
+        "teacher_logprob": rows.at(tokens),
+        "teacher_top": mx.take_along_axis(own, likeliest[..., None], axis=-1).squeeze(-1),
     }
+
+
+def _at_temperature_one(rows: Distribution, temperature: float) -> Distribution:
+    return rows if temperature == 1.0 else softmax(rows.logprobs, 1.0 / temperature)
+
+
+class RoundRecords:
+    """What is recorded in a round of decoding, part by part, as its tokens are emitted."""
+
+    def __init__(self, rows: int, block: int) -> None:
+        """Nothing yet of `rows` rows of at most `block` tokens."""
+        self._number = np.full((rows, block), -1)  # of each token in the order of recording
+        self._count = 0
+        self._parts: list[dict[str, mx.array]] = []
+
+    def add(self, rows: np.ndarray, place: int, values: dict[str, mx.array]) -> None:
+        """Of one token each of some rows: by name `[len(rows), …]`, submitted at once.
+
+        What they are made from, `[len(rows), V]`, need not be held until the round ends.
+        """
+        mx.async_eval(values)  # type: ignore[no-untyped-call]
+        self._number[rows, place] = self._count + np.arange(len(rows))
+        self._count += len(rows)
+        self._parts.append(values)
+
+    def __call__(self, places: np.ndarray) -> dict[str, mx.array]:
+        """What is recorded at flat places `[N]` among `[rows·block]`, by name."""
+        if not self._parts:
+            return {}
+        order = mx.array(self._number.reshape(-1)[places].astype(np.int32))
+        return {
+            name: mx.concatenate([part[name] for part in self._parts])[order]
+            for name in self._parts[0]
+        }
 
 
 def to_host(values: mx.array) -> np.ndarray:

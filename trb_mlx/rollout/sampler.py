@@ -93,7 +93,7 @@ def _advance(drawer: Drawer, desk: Desk, length: int, draft_length: DraftLength)
     draft_length.observe(int(counts.sum()), int((counts - accepted).sum()))
     counts, going = desk.take(np.asarray(found.tokens), counts)
     places = np.flatnonzero(np.arange(length) < counts[:, None])
-    values = found.records(mx.array(places.astype(np.int32)))
+    values = found.records(places)
     if values:
         mx.async_eval(values)  # type: ignore[no-untyped-call]
         desk.record(counts, values)

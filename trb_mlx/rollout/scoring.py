@@ -10,10 +10,11 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.rollout.packing import Packed, pack_rollout
-from trb_mlx.rollout.recording import student_records, teacher_records, tempered, to_host
+from trb_mlx.rollout.recording import student_records, teacher_records, to_host
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.types import Job, Records, Rollout, Sampling
 
@@ -34,8 +35,9 @@ def score(
     for part in _parts((teacher,), rollout, sizes):
         (logits,) = part.logits
         tokens, support = part.flat(rollout.tokens), part.flat(records.support)
-        logprobs = tempered(logits, rollout.temperature)
-        _keep(records, part, teacher_records(logits, logprobs, tokens, support), keep_hidden)
+        rows = softmax(logits, rollout.temperature)
+        found = teacher_records(rows, tokens, support, rollout.temperature)
+        _keep(records, part, found, keep_hidden)
 
 
 def sample_teacher(
@@ -104,11 +106,11 @@ def _both(
     temperature: float,
     support: int,
 ) -> dict[str, mx.array]:
-    ours, theirs = (tempered(x, temperature) for x in (logits, teacher_logits))
-    found = student_records(logits, ours, tokens, support)
-    found |= teacher_records(teacher_logits, theirs, tokens, found["support"])
+    student, teacher = (softmax(x, temperature) for x in (logits, teacher_logits))
+    found = student_records(student, tokens, support, temperature)
+    found |= teacher_records(teacher, tokens, found["support"], temperature)
     return found | {
         "weight": mx.ones(tokens.shape),
-        "kl_behavior": kl_divergence(theirs, ours),
-        "total_variation": total_variation(theirs, ours),
+        "kl_behavior": kl_divergence(teacher.logprobs, student.logprobs),
+        "total_variation": total_variation(teacher.probs, student.probs),
     }

@@ -7,7 +7,6 @@ the prefix and on the position's own uniforms alone, so the block length changes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import mlx.core as mx
@@ -15,12 +14,12 @@ import numpy as np
 
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.coupling import accept_drafts
-from trb_mlx.ops.numerics import kl_divergence, total_variation
-from trb_mlx.ops.sampling import inverse_cdf, nucleus
-from trb_mlx.rollout.behavior import Behavior
+from trb_mlx.ops.distribution import Distribution, rows_at_once, softmax
+from trb_mlx.ops.sampling import draw, nucleus
+from trb_mlx.rollout.behavior import Behavior, Blend
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.kv_cache import Prompts, second_stream
-from trb_mlx.rollout.recording import student_records, teacher_records, tempered
+from trb_mlx.rollout.recording import RoundRecords, student_records, teacher_records
 from trb_mlx.types import Sampling
 
 Values = dict[str, mx.array]
@@ -32,12 +31,12 @@ class Round(NamedTuple):
     Attributes:
         tokens: int `[B, T]`, of which as many are emitted as were accepted, and the one after.
         accepted: int `[B]`, the drafts that stand.
-        records: flat places among `[B·T]` → what is recorded of the tokens there.
+        records: flat places `[N]` among `[B·T]`, all emitted → what is recorded of the tokens.
     """
 
     tokens: mx.array
     accepted: mx.array
-    records: Callable[[mx.array], Values]
+    records: Callable[[np.ndarray], Values]
 
 
 class Drawer(Protocol):
@@ -55,15 +54,17 @@ class Drawer(Protocol):
         """Keep the rows `going`, each without the last `unused` `[len(going)]` tokens read."""
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A drafted block: ids `[B, T]`, and at each place the student's logits, its tempered
-    log-probs, and the log-probs that the draft was drawn from, all `[B, T, V]`."""
+class Draft(NamedTuple):
+    """A drafted block: ids `[B, T]`, and the student's rows at each place, in `parts`."""
 
     tokens: mx.array
-    logits: mx.array
-    student_logprobs: mx.array
-    draft_logprobs: mx.array
+    rows: list[list[Distribution]]
+
+
+def parts(rows: int, vocab: int) -> list[slice]:
+    """Rows taken together: all that is `[rows, vocab]` is made for so many at a time."""
+    count = rows_at_once(vocab)
+    return [slice(start, min(start + count, rows)) for start in range(0, rows, count)]
 
 
 class Alone:
@@ -87,34 +88,39 @@ class Alone:
 
     def draw(self, last: mx.array, drafts: mx.array, tests: mx.array) -> Round:
         """See `Drawer`."""
-        tokens, logits = [], []
-        for place in range(drafts.shape[1]):
-            found = self._decoder.logits(last[:, None])[:, 0]
-            last = self._pick(found, drafts[:, place])
+        rows, block = drafts.shape[:2]
+        tokens, records = [], RoundRecords(rows, block)
+        for place in range(block):
+            logits = self._decoder.logits(last[:, None])[:, 0]
+            last, drawn = self._pick(logits, drafts[:, place])
             mx.async_eval(last)  # type: ignore[no-untyped-call]
             tokens.append(last)
-            logits.append(found)
-
-        def records(places: mx.array) -> Values:
-            if not self._support:
-                return {}
-            chosen = _flat(mx.stack(logits, axis=1))[places]
-            drawn = _flat(mx.stack(tokens, axis=1))[places]
-            return student_records(
-                chosen, tempered(chosen, self._temperature), drawn, self._support
-            )
-
-        accepted = mx.full((last.shape[0],), len(tokens), dtype=mx.int32)
+            for part, of in zip(parts(*logits.shape), drawn, strict=True) if self._support else ():
+                values = student_records(of, last[part], self._support, self._temperature)
+                records.add(np.arange(part.start, part.stop), place, values)
+        accepted = mx.full((rows,), block, dtype=mx.int32)
         return Round(mx.stack(tokens, axis=1), accepted, records)
 
-    def _pick(self, logits: mx.array, uniforms: mx.array) -> mx.array:
+    def _pick(self, logits: mx.array, uniforms: mx.array) -> tuple[mx.array, list[Distribution]]:
         if self._temperature == 0.0:
-            return mx.argmax(logits, axis=-1).astype(mx.int32)
-        if self._top_p < 1.0:
-            logits = nucleus(tempered(logits, self._temperature), self._top_p)
-        elif self._temperature != 1.0:
-            logits = logits / self._temperature
-        return inverse_cdf(logits, uniforms)  # which normalises by itself
+            return mx.argmax(logits, axis=-1).astype(mx.int32), []
+        return draw_rows(logits, self._temperature, uniforms, self._top_p)
+
+
+def draw_rows(
+    logits: mx.array, temperature: float, uniforms: mx.array, top_p: float = 1.0
+) -> tuple[mx.array, list[Distribution]]:
+    """A token of each row of logits `[B, V]`, int `[B]`, and the rows' distributions, in `parts`.
+
+    Where `top_p` is below 1 tokens are drawn from the distributions' nuclei.
+    """
+    tokens, rows = [], []
+    for part in parts(*logits.shape):
+        of = softmax(logits[part], temperature)
+        masses = of.masses if top_p >= 1.0 else mx.exp(nucleus(of.logprobs, top_p))
+        tokens.append(draw(masses, uniforms[part]))
+        rows.append(of)
+    return mx.concatenate(tokens), rows
 
 
 class Blended:
@@ -154,59 +160,62 @@ class Blended:
 
     def draft(self, last: mx.array, uniforms: mx.array) -> Draft:
         """The student's block of T tokens after `last` `[B]`, with uniforms `[B, T, 2]`."""
-        steps: list[tuple[mx.array, ...]] = []
+        tokens, rows = [], []
         for place in range(uniforms.shape[1]):
             logits = self._ours.logits(last[:, None])[:, 0]
-            student_logprobs = tempered(logits, self._temperature)
-            draft_logprobs = self._behavior.draft(student_logprobs)
-            last = inverse_cdf(draft_logprobs, uniforms[:, place])
+            last, drawn = draw_rows(logits, self._temperature, uniforms[:, place])
             mx.async_eval(last)  # type: ignore[no-untyped-call]
-            steps.append((last, logits, student_logprobs, draft_logprobs))
-        return Draft(*(mx.stack(list(part), axis=1) for part in zip(*steps, strict=True)))
+            tokens.append(last)
+            rows.append(drawn)
+        return Draft(mx.stack(tokens, axis=1), rows)
 
     def verify(self, last: mx.array, draft: Draft, tests: mx.array) -> Round:
-        """What stands of a draft after `last`; a block of 1 need not wait for it to be drawn."""
-        begin, block = last[:, None], tests.shape[1]
+        """What stands of a draft after `last`; a block of 1 need not wait for it to be drawn.
+
+        Place by place, rows whose drafts stand so far are blended and tested: what comes after a
+        rejection is never looked at.
+        """
+        begin, (rows, block) = last[:, None], draft.tokens.shape
         with mx.stream(second_stream()):
             read = begin if block == 1 else mx.concatenate([begin, draft.tokens[:, :-1]], axis=1)
             hidden = self._theirs.read(read)
-            teacher_logits = self._teacher.logits_of(hidden)
-        teacher_logprobs = tempered(teacher_logits, self._temperature)
-        blend = self._behavior.blend(draft.student_logprobs, teacher_logprobs, self._budget)
-        uniforms = mx.concatenate([tests[..., 0], tests[..., 1]], axis=1)
-        kept, replacement = accept_drafts(
-            draft.tokens, draft.draft_logprobs, blend.logprobs, uniforms
-        )
-        rejected = mx.arange(block) == kept[:, None]
-        tokens = mx.where(rejected, replacement[:, None], draft.tokens)
-
-        def records(places: mx.array) -> Values:
-            if not self._support:
-                return {}
-            logits, ours, theirs_raw, theirs, behavior, drawn = (
-                _flat(array)[places]
-                for array in (
-                    draft.logits,
-                    draft.student_logprobs,
-                    teacher_logits,
-                    teacher_logprobs,
-                    blend.logprobs,
-                    tokens,
+            logits = self._teacher.logits_of(hidden)
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]
+        tokens, accepted = np.array(draft.tokens), np.zeros(rows, np.int32)
+        records = RoundRecords(rows, block)
+        for number, part in enumerate(parts(rows, logits.shape[-1])):
+            standing = np.arange(part.start, part.stop)
+            for place, drawn in enumerate(draft.rows):
+                at: slice | mx.array = part  # a view while all stand
+                within: slice | mx.array = slice(None)
+                if len(standing) < part.stop - part.start:
+                    at, within = mx.array(standing), mx.array(standing - part.start)
+                student = drawn[number].take(within)
+                teacher = softmax(logits[at, place], self._temperature)
+                blend = self._behavior.blend(student, teacher, self._budget)
+                kept, emitted = accept_drafts(
+                    draft.tokens[at, place], student.probs, blend.probs, tests[at, place]
                 )
-            )
-            values = student_records(logits, ours, drawn, self._support)
-            values |= teacher_records(theirs_raw, theirs, drawn, values["support"])
-            values["weight"] = blend.weight.reshape(-1)[places]
-            values["corrected"] = rejected.reshape(-1)[places]
-            values["kl_behavior"] = kl_divergence(behavior, ours)
-            values["total_variation"] = total_variation(behavior, ours)
-            if self._keep_hidden:
-                values["teacher_hidden"] = _flat(hidden)[places]
-            return values
+                tokens[standing, place] = emitted
+                if self._support:
+                    values = self._records(student, teacher, blend, mx.array(emitted))
+                    values["corrected"] = mx.array(~kept)
+                    if self._keep_hidden:
+                        values["teacher_hidden"] = hidden[at, place]
+                    records.add(standing, place, values)
+                standing = standing[kept]
+                if not len(standing):
+                    break
+                accepted[standing] += 1
+        return Round(mx.array(tokens), mx.array(accepted), records)
 
-        return Round(tokens, kept, records)
-
-
-def _flat(values: mx.array) -> mx.array:
-    """`[B, T, …]` as `[B·T, …]`."""
-    return values.reshape(-1, *values.shape[2:])
+    def _records(
+        self, student: Distribution, teacher: Distribution, blend: Blend, tokens: mx.array
+    ) -> Values:
+        values = student_records(student, tokens, self._support, self._temperature)
+        values |= teacher_records(teacher, tokens, values["support"], self._temperature)
+        return values | {
+            "weight": blend.weight,
+            "kl_behavior": blend.kl,
+            "total_variation": blend.total_variation,
+        }
