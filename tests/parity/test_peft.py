@@ -150,6 +150,18 @@ def test_a_packed_gguf_student_comes_with_its_base(kind: str, tmp_path: Path) ->
     )
 
 
+def test_a_gguf_of_gemma_3_comes_with_its_base(tmp_path: Path) -> None:
+    gguf_gemma = pytest.importorskip("gguf_gemma", reason="needs the gguf package")
+    gguf_gemma.write(tmp_path / "m.gguf", gguf_gemma.source(tied=True))
+    student = make_run(tmp_path / "run", str(tmp_path / "m.gguf"))
+    expected = mlx_logprobs(student)
+    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(done.path, dtype=torch.float32).eval()
+    np.testing.assert_allclose(torch_logprobs(model), expected, atol=1e-3)
+    merged = torch_model(export_run(Request(str(tmp_path / "run"), "merged")).path)
+    np.testing.assert_allclose(torch_logprobs(merged), expected, atol=1e-3)
+
+
 def started(base: Path, adapter: Path) -> tuple[Any, Any]:
     """A student that starts from an adapter, and the `lora` section that it gave."""
     from trb_mlx.config_file import load_config

@@ -23,8 +23,8 @@ from trb_mlx.models.gguf_rope import rope_scaling
 from trb_mlx.models.gguf_tensors import BITS, GROUP, readable_types, unpack_tensor
 from trb_mlx.models.gguf_tokenizer import load_tokenizer, token_id
 
-# Architecture → whether llama.cpp permutes its q and k rows.
-ARCHITECTURES = {"llama": True, "qwen2": False, "qwen3": False}
+# Architecture → its model_type in Hugging Face's words.
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -41,6 +41,13 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+GEMMA_NAMES = NAMES | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+GEMMA_PERIOD = 6  # one layer of full attention after five of a sliding window, if not said
+GEMMA_27B_BLOCKS = 62  # of this one size alone, queries are scaled by another width than a head's
 STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -81,7 +88,7 @@ def model_config(file: GgufFile) -> dict[str, Any]:
     _refuse_variants(file, name, head_dim)
     base = _positive(metadata, f"{name}.rope.freq_base", 10000.0)
     config = {
-        "model_type": name,
+        "model_type": ARCHITECTURES[name],
         "hidden_size": hidden,
         "num_hidden_layers": _size(metadata, f"{name}.block_count"),
         "intermediate_size": _size(metadata, f"{name}.feed_forward_length"),
@@ -95,7 +102,30 @@ def model_config(file: GgufFile) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "eos_token_id": _stop_ids(metadata),
     }
+    if name == "gemma3":
+        config |= _gemma_keys(metadata, config)
     return config | {"vocab_size": _check_sizes(file, config)}
+
+
+def _gemma_keys(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """What Gemma 3 has besides; llama.cpp knows by heart what the metadata leaves out."""
+    blocks, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    if metadata.get("gemma3.final_logit_softcapping"):
+        raise GgufError("gemma3.final_logit_softcapping is set, which no Gemma 3 has")
+    period = _size(metadata, "gemma3.attention.sliding_window_pattern", GEMMA_PERIOD)
+    kinds = [
+        "sliding_attention" if (block + 1) % period else "full_attention" for block in range(blocks)
+    ]
+    if period > blocks:
+        raise GgufError(f"it has {blocks} blocks, and none of full attention in {period}")
+    is_27b = blocks == GEMMA_27B_BLOCKS
+    return {
+        "sliding_window": _size(metadata, "gemma3.attention.sliding_window"),
+        "sliding_window_pattern": period,
+        "layer_types": kinds,
+        "rope_local_base_freq": _positive(metadata, "gemma3.rope.freq_base_swa", 10000.0),
+        "query_pre_attn_scalar": config["hidden_size"] // heads if is_27b else config["head_dim"],
+    }
 
 
 def _refuse_variants(file: GgufFile, name: str, head_dim: int) -> None:
@@ -183,33 +213,39 @@ def _filled(module: nn.Module, file: GgufFile, config: dict[str, Any]) -> nn.Mod
     for name, tensor in file.tensors.items():
         if name == ROPE_FACTORS:  # in the config by now
             continue
-        place, leaf = _place(name)
+        place, leaf = _place(name, config["model_type"])
         if tensor.kind in BITS:
             packed[place] = {"group_size": GROUP, "bits": BITS[tensor.kind]}
         for suffix, array in unpack_tensor(tensor).items():
             key = f"{place}.{leaf if suffix == 'weight' else suffix}"
             weights[key] = _restore(place, array, config)
+    if config["model_type"] == "gemma3_text":
+        weights = module.sanitize(weights)  # takes the head away where there is none
     nn.quantize(module, class_predicate=lambda path, _: packed.get(path, False))
     module.load_weights(list(weights.items()), strict=True)
     return module
 
 
-def _place(name: str) -> tuple[str, str]:
+def _place(name: str, kind: str) -> tuple[str, str]:
     """The path of the module, and its leaf, that a tensor's name stands for."""
     found = re.fullmatch(r"(?:blk\.(\d{1,5})\.)?([a-z_]+)\.(weight|bias)", name)
-    if not found or found[2] not in NAMES:
+    names = GEMMA_NAMES if kind == "gemma3_text" else NAMES
+    if not found or found[2] not in names:
         raise GgufError(f"tensor {brief(name)} has no place in the architectures known here")
     prefix = "" if found[1] is None else f"model.layers.{found[1]}."
-    return prefix + NAMES[found[2]], found[3]
+    return prefix + names[found[2]], found[3]
 
 
 def _restore(place: str, array: mx.array, config: dict[str, Any]) -> mx.array:
-    """Undo llama.cpp's permutation of q and k rows, whatever a row holds.
+    """Undo what llama.cpp's converter does: it adds one to Gemma's norms, and permutes rows.
 
-    Of every head, Hugging Face's row half · head_dim / 2 + pair lies at row 2 · pair + half.
+    Rows of q and k are permuted for llama alone, whatever a row holds. Of every head, Hugging
+    Face's row half · head_dim / 2 + pair lies at row 2 · pair + half.
     """
     which = place.rpartition(".")[2]
-    if not ARCHITECTURES[config["model_type"]] or which not in ("q_proj", "k_proj"):
+    if config["model_type"] == "gemma3_text" and which.endswith("norm"):
+        return array.astype(mx.float32) - 1.0
+    if config["model_type"] != "llama" or which not in ("q_proj", "k_proj"):
         return array
     heads = config["num_attention_heads" if which == "q_proj" else "num_key_value_heads"]
     split = array.reshape(heads, array.shape[0] // heads // 2, 2, -1)
