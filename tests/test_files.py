@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from trb_mlx.files import (
     json_line,
     json_text,
     read_lines,
+    read_metrics,
     replacing,
     replacing_folder,
     write_lines,
@@ -159,6 +161,30 @@ def test_what_is_no_json_line_is_one_sentence(
     with pytest.raises(UserError, match=sentence) as caught:
         read_lines(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"loss": 1.0}', "has a line without a step"),
+        ('{"step": -1}', "has a line without a step"),
+        ('{"step": true}', "has a line without a step"),
+        ('{"step": NaN}', "has a line without a step"),
+        ('{"step": 1, "loss": "x"}', "has a text for loss at step 1, expected a number"),
+        ('{"step": 1, "loss": [1]}', "has a list for loss at step 1, expected a number"),
+    ],
+)
+def test_metrics_are_numbers_by_step(tmp_path: Path, line: str, sentence: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": null}\n' + line + "\n")
+    with pytest.raises(UserError, match=re.escape(f"{path} {sentence}")):
+        read_metrics(path)
+
+
+def test_numbers_beyond_a_float_are_read_as_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "a": NaN, "b": 1e999, "c": {10**400}, "d": {2**70}}}\n')
+    assert read_metrics(path) == [{"step": 1, "a": None, "b": None, "c": None, "d": 2**70}]
 
 
 def test_numbers_that_json_does_not_have_become_null() -> None:

@@ -15,7 +15,7 @@ from trb_mlx.config_file import load_config
 from trb_mlx.data.held_out import held_out_prompts, split_prompts, with_held_out
 from trb_mlx.errors import UserError, reading
 from trb_mlx.evaluating import evaluate
-from trb_mlx.files import disk_errors, json_line, locked, read_lines, read_steps, write_text
+from trb_mlx.files import disk_errors, json_line, locked, read_lines, read_metrics, write_text
 from trb_mlx.inference import best_step, open_target
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.report.compare_spec import CompareSpec, PlannedRun
@@ -134,7 +134,7 @@ def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
 def _read_outcome(spec: CompareSpec, run: PlannedRun, folder: RunFolder, path: Path) -> Outcome:
     kept = json.loads(path.read_text(encoding="utf-8"))
     rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
-    metrics, held_out = training_metrics(read_steps(folder.metrics), rollouts, spec.early_steps)
+    metrics, held_out = training_metrics(read_metrics(folder.metrics), rollouts, spec.early_steps)
     problems: dict[str, Scores] = {}
     for point, found in kept.items():
         values = found["metrics"].items()
@@ -160,7 +160,7 @@ def _trained_steps(folder: RunFolder) -> int:
     """How far the adapters are trained: the metrics' last step is kept before them."""
     kept = sorted(folder.adapter_path.glob("*_adapters.safetensors"))
     newest = int(kept[-1].name.split("_")[0]) if kept else 0
-    lines = read_steps(folder.metrics) if folder.metrics.exists() else []
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     return min(newest, max((line["step"] for line in lines), default=0))
 
 

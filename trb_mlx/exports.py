@@ -27,7 +27,7 @@ from trb_mlx.export.folder import check_replaceable, writing_export
 from trb_mlx.export.merged import merge, module_shapes, write_model
 from trb_mlx.export.peft import PEFT_WEIGHTS, peft_arrays, peft_config
 from trb_mlx.export.record import Adapter, read_json, read_mlx_adapter
-from trb_mlx.files import json_text, read_steps
+from trb_mlx.files import json_text, read_metrics
 from trb_mlx.inference import adapter_file
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
@@ -261,7 +261,7 @@ def _step(job: _Job) -> int:
 def _write_card(draft: Path, job: _Job, kind: str, base: str, notes: Sequence[str]) -> None:
     step, metrics = _step(job), job.folder.metrics
     lines = (
-        [line for line in read_steps(metrics) if line["step"] <= step] if metrics.exists() else []
+        [line for line in read_metrics(metrics) if line["step"] <= step] if metrics.exists() else []
     )
     facts = Provenance(
         run=job.folder.path.absolute().name,

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,8 +156,26 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     """
     lines = read_lines(path)
     for line in lines:
-        if not isinstance(line.get("step"), int):
+        step = line.get("step")
+        if type(step) is not int or step < 0:
             raise UserError(f"{path} has a line without a step, expected one in each.")
+    return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics: a step, and numbers or nulls under every other name.
+
+    Raises:
+        UserError: as `read_steps`, or a metric is no number.
+    """
+    lines = read_steps(path)
+    for line in lines:
+        for name, value in line.items():
+            if not isinstance(value, int | float | None):
+                raise UserError(
+                    f"{path} has {json_kind(value)} for {name} at step {line['step']}, expected "
+                    "a number."
+                )
     return lines
 
 
@@ -189,12 +208,17 @@ def json_line(value: Mapping[str, Any]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for every number that JSON cannot hold."""
+    """The value with null for every number that JSON, or a float, cannot hold."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return None if isinstance(value, int) and abs(value) > _LARGEST else value
+
+
+_LARGEST = int(sys.float_info.max)
 
 
 def file_digest(path: Path) -> str:
@@ -208,7 +232,7 @@ _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     with reading(where):
-        value = json.loads(text.decode("utf-8"))
+        value = finite(json.loads(text.decode("utf-8")))
     if not isinstance(value, dict):
         raise UserError(f"{where} holds {json_kind(value)}, expected an object.")
     return value

@@ -14,7 +14,7 @@ from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import WEIGHTS, snapshot
 from trb_mlx.export.apply import load_adapter
-from trb_mlx.files import file_digest, read_steps
+from trb_mlx.files import file_digest, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, single
 from trb_mlx.report.evaluation import responses
@@ -128,7 +128,7 @@ def best_step(folder: RunFolder) -> int:
     Raises:
         UserError: the run has no evaluation of a trained state.
     """
-    lines = read_steps(folder.metrics) if folder.metrics.exists() else []
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     for name, sign in (("eval/pass@1", 1.0), ("eval/reverse_kl", -1.0)):
         scored = [(sign * line[name], line["step"]) for line in lines if line.get(name) is not None]
         later = [(score, -step) for score, step in scored if step]  # of equals, the earliest

@@ -10,7 +10,7 @@ from trb_mlx.config_file import flatten, load_config
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import WEIGHTS
 from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint
-from trb_mlx.files import read_steps
+from trb_mlx.files import read_metrics
 from trb_mlx.run_folder import MEMORY_KEYS, RunFolder
 from trb_mlx.train.step import Stepper
 from trb_mlx.train.work import TrainingWork
@@ -49,7 +49,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
         return found[-1]
     kept = load_config(str(folder.config))
     saves = [kept.train.steps, kept.run.save_every, *([kept.eval.every] if kept.eval.every else [])]
-    lines = read_steps(folder.metrics) if folder.metrics.exists() else []
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     # Adapters are written behind their checkpoint, and the next step's line behind both.
     if (folder.adapter_path / WEIGHTS).exists() or any(line["step"] > min(saves) for line in lines):
         raise UserError(

@@ -22,7 +22,7 @@ from trb_mlx.export.adapters import adapter_config
 from trb_mlx.export.checkpoint import Progress
 from trb_mlx.export.keeper import Keeper
 from trb_mlx.export.starting import start_from, with_adapter
-from trb_mlx.files import disk_errors, read_steps
+from trb_mlx.files import disk_errors, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
@@ -158,7 +158,7 @@ class _Session:
         """Take up the newest checkpoint, or begin again where a run has none yet."""
         progress = take_up(self.folder, self.config, self.stepper, self.work)
         if progress.step:
-            self.ledger.recall(read_steps(self.folder.metrics))
+            self.ledger.recall(read_metrics(self.folder.metrics))
         self.trainer.step = progress.step
         # A run that was stopped for its bad steps is resumed to get past them.
         stopped = progress.bad_steps >= self.config.train.max_bad_steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,17 @@ from fuzz.mutations import (
 
 JSON = either(mutate_json, mutate_json, mutate_json, mutate_text)
 LINES = either(mutate_line(mutate_json), mutate_line(mutate_json), mutate_text)
+
+
+def mutate_by_form(content: bytes, rng: random.Random) -> bytes:
+    """As JSON, or as JSON lines where the file holds several."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return LINES(content, rng)
+    return JSON(content, rng)
+
+
 GENERATE = "generate student -p 1+1 -m 2"
 RESUME = "train -c run.yaml --resume --iters 3"
 
@@ -89,11 +102,11 @@ TARGETS = {
         Target("samples.jsonl", "runs/a/samples.jsonl", LINES, [RESUME]),
         Target("state.json", "runs/a/checkpoints/*/state.json", JSON, [RESUME]),
         Target("optimizer", "runs/a/checkpoints/*2/optimizer.safetensors", mutate_bytes, [RESUME]),
-        Target("evaluation", "runs/a/eval/*/*.json*", either(JSON, LINES), ["eval runs/a -m 2"]),
+        Target("evaluation", "runs/a/eval/*/*.json*", mutate_by_form, ["eval runs/a -m 2"]),
         Target(
             "outcome",
             "compare/compare/runs/*/**/*.json*",
-            either(JSON, LINES),
+            mutate_by_form,
             ["compare compare.yaml", "compare compare.yaml --dry-run"],
         ),
     )

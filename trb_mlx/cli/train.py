@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from trb_mlx.cli.options import config_flags, overrides
 from trb_mlx.config import Config
@@ -37,9 +36,10 @@ def train(
     if dry_run:
         click.echo(describe(config, folder))
         return
+    from trb_mlx.report.console import RunConsole
     from trb_mlx.runs import train_run  # seconds of imports that a mistake need not wait for
 
-    train_run(config, folder, resume, Console())
+    train_run(config, folder, resume, RunConsole())
 
 
 def describe(config: Config, folder: RunFolder) -> str:

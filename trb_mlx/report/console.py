@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,17 @@ COLUMNS = (
 )
 SHOWN_ROWS = 8  # steps that the live table keeps in view
 UNREWARDED_STEPS = 5  # in a row without a reward, before that is said
+
+
+class RunConsole(Console):
+    """A console whose reader may leave, as `head` does: the run goes on without a word."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more, where rich would end the process."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # takes what is still buffered
+        os.close(nowhere)
 
 
 def say(console: Console, line: str, wrap: bool = True) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from trb_mlx.config import Config
 from trb_mlx.config_file import flatten, load_config
 from trb_mlx.errors import UserError
-from trb_mlx.files import read_lines
+from trb_mlx.files import read_metrics
 from trb_mlx.report.measures import wilson
 from trb_mlx.report.theme import assign_slots
 from trb_mlx.run_folder import RunFolder, find_run, nearest_run
@@ -105,8 +105,7 @@ def _find(path: str) -> RunFolder:
 
 
 def _lines(folder: RunFolder) -> list[dict[str, Any]]:
-    read = read_lines(folder.metrics) if folder.metrics.is_file() else []
-    lines = [line for line in read if isinstance(line, dict) and "step" in line]
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     if not lines:
         raise UserError(
             f"run {folder.path} has no metrics yet; expected lines in {folder.metrics.name}."
