@@ -80,7 +80,7 @@ def _watch(root: Path, seed: int, plan: Sequence[tuple[str, int]]) -> Iterator[C
             raise RuntimeError(f"the worker ended between cases: {log.read_text()[-2000:]}")
     finally:
         worker.kill()
-        worker.wait()
+        worker.communicate()
 
 
 def _lines(worker: subprocess.Popen[str]) -> Iterator[str]:
