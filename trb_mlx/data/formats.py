@@ -12,7 +12,7 @@ from trb_mlx.config import PromptConfig
 from trb_mlx.data.conversations import Message
 from trb_mlx.data.examples import Example
 from trb_mlx.data.templates import TemplateTimeout, check_template, render, template_source
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, reason_of
 
 
 class Notes:
@@ -80,12 +80,15 @@ def _template_text(template: str | None) -> str | None:
     if template is None or "{{" in template or "{%" in template:
         return template
     try:
-        return Path(template).expanduser().read_text(encoding="utf-8")
+        text = Path(template).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null in the path
         raise UserError(
             f"prompt.chat_template {template} is neither a readable text file nor a Jinja "
             "template, expected one of them."
         ) from error
+    if not text.strip():
+        raise UserError(f"prompt.chat_template {template} is empty, expected a Jinja template.")
+    return text
 
 
 class _ChatFormatter:
@@ -216,7 +219,9 @@ def _ids(tokenizer: Any, text: str, **options: Any) -> tuple[int, ...]:
             f"the prompt holds {half}, half of a surrogate pair and no character."
         ) from error
     try:
-        return tuple(int(token) for token in tokenizer.encode(text, **options))
+        ids = tuple(int(token) for token in tokenizer.encode(text, **options))
     except Exception as error:  # tokenizers raises plain exceptions
-        reason = " ".join(str(error).split())[:200].removesuffix(".") or type(error).__name__
-        raise UserError(f"the tokenizer refused a prompt: {reason}.") from error
+        raise UserError(f"the tokenizer refused a prompt: {reason_of(error)}.") from error
+    if not ids:
+        raise UserError("the prompt has no tokens; expected a template that shows it.")
+    return ids

@@ -1,4 +1,4 @@
-"""Every place where a command takes a file: missing, empty, a folder, or one that cannot be opened."""
+"""Where a command takes a file: none there, an empty one, a folder, or one nobody can open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from cli.conftest import assert_one_sentence
+from click.testing import CliRunner
+
+from trb_mlx.cli import main
 
 STUDENT = "bundled:arithmetic-student"
 PAIR = ["train", "--model", STUDENT, "--teacher", "bundled:arithmetic-teacher"]
@@ -57,12 +59,16 @@ def locked(path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("make", [missing, folder, empty, circle, locked])
-def test_a_file_that_is_none_is_one_sentence(
+def test_a_file_that_is_none_is_said_in_a_sentence(
     make: object, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert callable(make)
     make(tmp_path / "given")
-    assert_one_sentence([word.replace("X", "./given") for word in arguments], "given")
+    done = CliRunner().invoke(main, [word.replace("X", "./given") for word in arguments])
+    assert done.exit_code == 2, (done.output, done.exception)
+    # One sentence for each mistake: an empty config lacks several keys.
+    assert all(line.startswith("trb-mlx: ") for line in done.stderr.splitlines()), done.stderr
+    assert "given" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} <= {"given", "runs"}
     assert not list(tmp_path.glob("runs/*"))
