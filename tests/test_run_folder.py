@@ -18,11 +18,12 @@ from trb_mlx.files import locked
 from trb_mlx.interrupts import Interrupted
 from trb_mlx.run_folder import MEMORY_KEYS, RunFolder, find_run, holding_run, locate, write_config
 
+MODELS = [("teacher.model", "t"), ("student.model", "s")]
+
 
 def make(**changes: object) -> Config:
     """A config whose models are never loaded; `a__b` is a.b."""
-    models = [("teacher.model", "t"), ("student.model", "s")]
-    return load_config(None, [*models, *((k.replace("__", "."), v) for k, v in changes.items())])
+    return load_config(None, [*MODELS, *((k.replace("__", "."), v) for k, v in changes.items())])
 
 
 def folder_of(root: Path) -> RunFolder:
@@ -132,6 +133,19 @@ def test_a_resumed_run_may_not_become_another(tmp_path: Path, key: str, value: o
     with pytest.raises(UserError, match=f"was started with {key}"):
         with holding_run(folder, make(**{key.replace(".", "__"): value}), resume=True):
             pass
+
+
+def test_a_section_does_not_go_unnoticed(tmp_path: Path) -> None:
+    """A section that was there and is no more, and one that comes."""
+    sections = {"data.eval.source": "e.jsonl"}, {"student.quantize.bits": 4}
+    for place, section in enumerate(sections):
+        filled = load_config(None, [*MODELS, *section.items()])
+        for which, (first, second) in enumerate(((make(), filled), (filled, make()))):
+            folder = begun(tmp_path / f"{place}{which}", first)
+            folder.data.write_text("{}")
+            with pytest.raises(UserError, match="was started with"):
+                with holding_run(folder, second, resume=True):
+                    pass
 
 
 def test_data_may_move_where_its_digest_can_be_compared(tmp_path: Path) -> None:

@@ -121,7 +121,10 @@ def read_digests(folder: RunFolder) -> dict[str, Digest] | None:
 
 def chooses_the_same(config: Config, kept: Config) -> bool:
     """Whether two configs ask for the same prompts, as far as their files are the same."""
-    given, known = flatten(config), flatten(kept)
     generated = any(is_generated(source) for source in _sources(kept).values())
     decisive = ("data.", "prompt.", *(("train.seed",) if generated else ()))
-    return all(given.get(key) == value for key, value in known.items() if key.startswith(decisive))
+    given, known = (
+        {key: value for key, value in flatten(each).items() if key.startswith(decisive)}
+        for each in (config, kept)
+    )
+    return given == known

@@ -191,7 +191,8 @@ def nearest_run(target: str) -> str:
 def _check_resumable(folder: RunFolder, config: Config) -> None:
     kept, given = flatten(load_config(str(folder.config))), flatten(config)
     moved = ("data.train.source", "data.eval.source") if folder.data.exists() else ()
-    for key, value in given.items():
+    for key in dict.fromkeys((*given, *kept)):  # a section that is not there has one key, null
+        value = given.get(key)
         free = any(key == name or key.startswith(f"{name}.") for name in (*RESUMABLE, *moved))
         # A template borrowed from the teacher was written down; leaving it out asks for it again.
         borrowed = key == "prompt.chat_template" and value is None
