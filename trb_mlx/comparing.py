@@ -12,7 +12,8 @@ from rich.console import Console
 
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.data.held_out import held_out_prompts, split_prompts, with_held_out
+from trb_mlx.data.context import longest_prompt
+from trb_mlx.data.held_out import held_out_prompts, split_prompts
 from trb_mlx.errors import UserError, reading
 from trb_mlx.evaluating import evaluate
 from trb_mlx.files import disk_errors, json_line, locked, read_lines, read_metrics, write_text
@@ -61,19 +62,30 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
     """See before hours of training that there are enough held-out problems.
 
     Raises:
-        UserError: there are fewer than the comparison reports on.
+        UserError: there are fewer than the comparison reports on, or some are too long.
     """
     prepare_backend()
     config = _with_problems(spec, run.config)
     wanted = config.eval.prompts
-    tokenizer = load_model(config.student).tokenizer
-    config = with_held_out(config, None)
-    found = len(held_out_prompts(config, tokenizer, lambda text: None))
+    model = load_model(config.student)
+    prompts = held_out_prompts(config, model.tokenizer, lambda text: None)
+    found = len(prompts)
     if found < wanted:
         raise UserError(
             f"problems is {spec.problems}, and the data has {found} held-out problems, "
             f"{run.config.eval.prompts} of which eval.prompts takes during training; "
             f"expected problems up to {max(found - run.config.eval.prompts, 0)}."
+        )
+    if model.context is None:
+        return
+    answer = config.eval.max_tokens or config.rollout.max_tokens
+    longest = longest_prompt(model.context, answer, config.data.max_prompt_tokens)
+    over = sum(len(prompt.tokens) > longest for prompt in prompts)
+    if over:
+        raise UserError(
+            f"{over} of the {found} held-out problems leave no room for an answer of {answer} "
+            f"tokens in the context of {model.context}; expected data.max_prompt_tokens up to "
+            f"{longest}, which leaves them out."
         )
 
 

@@ -44,3 +44,19 @@ def test_one_long_problem_shortens_no_answer_of_an_evaluation(trb: Run, tmp_path
     assert "left out 1 of 3 held-out prompts over 472 tokens" in done.stderr
     found = json.loads(done.stdout)
     assert (found["problems"], found["max_tokens"]) == (2, 40)
+
+
+def test_a_comparison_says_beforehand_which_problems_are_too_long(trb: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "mine.jsonl", *questions("", ""))
+    held = write(tmp_path / "held.jsonl", *questions("", TALK))
+    data = f"data.train.source: {source}, data.eval.source: {held}"
+    settings = f"{{{data}, eval.prompts: 1, eval.every: 5, rollout.max_tokens: 8}}"
+    methods = "{vanilla: {}, trb: {}}"
+    (tmp_path / "spec.yaml").write_text(
+        f"base: small\nset: {settings}\nmethods: {methods}\nseeds: [0]\nproblems: 1\n"
+        "reference: vanilla\nearly_steps: 5\ndecides: final.pass@1\n"
+    )
+    done = trb("compare", "spec.yaml")
+    assert done.returncode == 2, done.stderr
+    assert "1 of the 2 held-out problems leave no room for an answer of 8 tokens" in done.stderr
+    assert "expected data.max_prompt_tokens up to 504" in done.stderr
