@@ -84,11 +84,15 @@ def locate(config: Config, default_name: str, kept: Path | None = None) -> RunFo
     """
     run = config.run
     path = Path(run.dir) / (run.name or default_name)
-    if kept is not None and kept.name == "config.yaml" and kept.with_name("metrics.jsonl").exists():
+    if kept is not None and kept.name == "config.yaml" and _is_begun(kept.parent):
         own = load_config(str(kept)).run
         if (own.dir, own.name) == (run.dir, run.name):
             path = kept.parent
     return _folder(path, config)
+
+
+def _is_begun(path: Path) -> bool:
+    return (path / "data.json").exists() or (path / "metrics.jsonl").exists()
 
 
 @contextmanager
