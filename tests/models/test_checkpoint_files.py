@@ -13,6 +13,7 @@ from tiny import make_model
 from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
+from trb_mlx.models.checkpoint_files import check_sizes
 from trb_mlx.models.loading import load_model
 
 
@@ -37,6 +38,15 @@ def test_sizes_are_held_against_the_weights_first(
     with pytest.raises(UserError, match=expected):
         load_model(ModelConfig(model=str(folder)))
     assert time.perf_counter() - start < 2
+
+
+def test_layers_in_two_lists_count_together() -> None:
+    """mlx-lm's afm7 keeps the layers that share keys apart."""
+    names = [f"model.{part}.{i}.norm" for part in ("layers", "kv_reuse_layers") for i in range(3)]
+    shapes = dict.fromkeys(names, (8,))
+    check_sizes({"num_layers": 6}, shapes, "m")
+    with pytest.raises(UserError, match="its weights hold 6 layers"):
+        check_sizes({"num_layers": 7}, shapes, "m")
 
 
 def test_quantized_weights_do_not_look_too_small(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.errors import UserError, reading
 
-LAYERS = re.compile(r"(?:^|\.)(?:layers|layer|blocks|h)\.(\d{1,9})\.")
+LAYERS = re.compile(r"(.*?(?:layers|layer|blocks|h))\.(\d{1,9})\.")
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 WIDTHS = re.compile(r"(vocab|hidden|intermediate)_size|n_embd|head_dim|(num|n)_\w*(heads|experts)")
 PACKED = 32  # values in a word of 32 bits, at most
@@ -44,7 +44,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def has_head(shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether the weights hold a head of their own beside the embedding."""
-    return any(name.endswith(HEADS) and not LAYERS.search(name) for name in shapes)
+    return any(name.endswith(HEADS) and not LAYERS.match(name) for name in shapes)
 
 
 def check_sizes(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], model: str) -> None:
@@ -55,7 +55,11 @@ def check_sizes(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], mode
     """
     if not shapes:  # mlx-lm says so better
         return
-    held = max((int(found[1]) + 1 for name in shapes if (found := LAYERS.search(name))), default=0)
+    lists: dict[str, int] = {}  # some architectures keep their layers in two lists
+    for name in shapes:
+        if found := LAYERS.match(name):
+            lists[found[1]] = max(lists.get(found[1], 0), int(found[2]) + 1)
+    held = sum(lists.values())
     largest = PACKED * max(max(shape, default=1) for shape in shapes.values())
     text = config.get("text_config")
     for level in (config, text if isinstance(text, dict) else {}):
