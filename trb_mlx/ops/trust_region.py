@@ -93,10 +93,10 @@ def solve_blend(
     rows = _prepare(student, teacher_logprobs)
     low, low_spread = _at_zero(rows)
     limit = np.asarray(limits.reshape(-1)).astype(np.float64)
+    weights, kls = np.zeros((2, len(limit)), np.float32)
     # Without a budget, and where the holes alone are too far, the student draws.
     alone = (limit <= 0.0) | (-low.level > limit)
-    none = np.zeros(alone.sum())
-    found = [(np.flatnonzero(alone), none, none, student.probs.reshape(-1, shape[-1])[_ids(alone)])]
+    places, laws = [np.flatnonzero(alone)], [(rows.masses / rows.total[:, None])[_ids(alone)]]
     going, limit = np.flatnonzero(~alone), limit[~alone]
     rows, low, low_spread = _take(rows, ~alone), low.take(~alone), low_spread[~alone]
     aim, weight = np.sqrt(AIM * limit), np.ones(len(going))
@@ -108,8 +108,9 @@ def solve_blend(
         enough = (kl >= ENOUGH * limit) | (weight == 1.0)
         done = ((kl <= limit) & enough) | (number + 1 == TRIALS)
         if done.any():
-            law = (trial.law / trial.total[:, None])[_ids(done)]
-            found.append((going[done], weight[done], kl[done], law))
+            weights[going[done]], kls[going[done]] = weight[done], kl[done]
+            places.append(going[done])
+            laws.append((trial.law / trial.total[:, None])[_ids(done)])
         if done.all():
             break
         point = Points(weight, np.sqrt(kl) - aim, level, (kl + level) / weight)
@@ -124,21 +125,9 @@ def solve_blend(
         if done.any():
             rows, bracket = _take(rows, ~done), bracket.take(~done)
             going, limit, aim, weight = (x[~done] for x in (going, limit, aim, weight))
-    return _gather(found, shape)
-
-
-def _gather(
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, mx.array]], shape: tuple[int, ...]
-) -> Solution:
-    """What rows left with, in their order."""
-    places, weights, kls, laws = zip(*(part for part in found if len(part[0])), strict=True)
-    back = np.argsort(np.concatenate(places))
-    weight, kl = (
-        mx.array(np.concatenate(x)[back].astype(np.float32)).reshape(shape[:-1])
-        for x in (weights, kls)
-    )
-    law = laws[0] if len(laws) == 1 else mx.concatenate(laws)[mx.array(back)]
-    return Solution(weight, kl, law.reshape(shape))
+    back = mx.array(np.argsort(np.concatenate(places)).astype(np.int32))
+    weight_of, kl_of = (mx.array(values).reshape(shape[:-1]) for values in (weights, kls))
+    return Solution(weight_of, kl_of, mx.concatenate(laws)[back].reshape(shape))
 
 
 def _ids(chosen: np.ndarray) -> mx.array:
