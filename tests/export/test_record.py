@@ -76,6 +76,10 @@ def test_both_formats_hold_the_same_adapter(exported: dict[str, Path]) -> None:
         ({"lora_dropout": 1.5}, "dropout is 1.5, expected 0 or more and below 1"),
         ({"lora_dropout": "some"}, "dropout is 'some'"),
         ({"r": True}, "r is True"),
+        ({"r": 10**400}, "expected a positive whole number"),
+        ({"r": "9" * 5000}, "r is '999"),
+        ({"lora_alpha": 10**400}, "expected a positive number"),
+        ({"peft_type": "9" * 5000}, "of PEFT's type 999"),
     ],
 )
 def test_what_mlx_lm_cannot_hold_is_refused(
@@ -171,6 +175,7 @@ def test_old_mlx_lm_configs_are_read_as_their_mlx_lm_did(
         ({"lora_parameters": 3}, "lacks or garbles"),
         ({"num_layers": "all"}, "lacks or garbles"),
         ({"stop_ids": 3}, "lacks or garbles"),
+        ({"fine_tune_type": "9" * 5000}, "is a '999"),
         ({"lora_parameters": {"rank": 4, "scale": "nan"}}, "are not both positive"),
         ({"lora_parameters": {"rank": 4, "scale": 1.0, "keys": 3}}, "lacks or garbles"),
         ({"fine_tune_type": "full"}, "is a 'full' fine-tune"),

@@ -13,7 +13,7 @@ import mlx.core as mx
 from trb_mlx.errors import UserError
 from trb_mlx.export.adapters import CONFIG
 from trb_mlx.export.peft_keys import check_keys, is_on, positive
-from trb_mlx.export.record import Adapter, checked, read_arrays, read_json
+from trb_mlx.export.record import MOST_RANK, Adapter, checked, read_arrays, read_json
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -115,8 +115,8 @@ def read_peft_adapter(folder: Path) -> Adapter:
     arrays = dict(_mlx_array(folder, *item) for item in read_arrays(folder / PEFT_WEIGHTS).items())
     modules = sorted({name.rpartition(".")[0] for name in arrays})
     rank = details.get("r")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise UserError(f"adapter {folder}: r is {rank!r}, expected a positive whole number.")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank < MOST_RANK:
+        raise UserError(f"adapter {folder}: r is {rank!r:.60}, expected a positive whole number.")
     by_root = is_on(folder, details, "use_rslora")
     return checked(
         Adapter(

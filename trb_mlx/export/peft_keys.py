@@ -7,7 +7,7 @@ table against the PEFT that is installed.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def check_keys(folder: Path, details: Mapping[str, Any]) -> None:
     """
     kind = str(details.get("peft_type", "")).rpartition(".")[2]
     if kind != "LORA":
-        raise UserError(f"adapter {folder} is of PEFT's type {kind or 'unknown'}, expected LORA.")
+        raise UserError(
+            f"adapter {folder} is of PEFT's type {kind[:60] or 'unknown'}, expected LORA."
+        )
     start = details.get("init_lora_weights")
     if isinstance(start, str) and start.lower() not in KEEPING_THE_BASE:
         raise UserError(
@@ -79,9 +81,10 @@ def positive(folder: Path, details: Mapping[str, Any], key: str) -> float:
         UserError: it is missing or something else.
     """
     value = details.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or not is_number or not 0 < value <= sys.float_info.max:
         raise UserError(f"adapter {folder}: {key} is {_brief(value)}, expected a positive number.")
-    return value
+    return float(value)
 
 
 def _default(key: str) -> str:

@@ -16,6 +16,8 @@ from trb_mlx.export.adapters import CONFIG, WEIGHTS
 from trb_mlx.export.files import load_arrays
 from trb_mlx.files import json_kind
 
+MOST_RANK = 2**31
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -54,7 +56,9 @@ def read_mlx_adapter(folder: Path, weights: Path | None = None) -> Adapter:
     details = read_json(folder / CONFIG)
     kind = details.get("fine_tune_type") or ("dora" if details.get("use_dora") is True else "lora")
     if kind not in ("lora", "dora"):
-        raise UserError(f"adapter {folder} is a {kind!r} fine-tune, expected lora or dora.")
+        raise UserError(
+            f"adapter {folder} is a {str(kind)[:60]!r} fine-tune, expected lora or dora."
+        )
     arrays = read_arrays(weights or folder / WEIGHTS)
     try:
         parameters = details["lora_parameters"]
@@ -162,13 +166,13 @@ def _check_numbers(adapter: Adapter) -> None:
         raise UserError(
             f"adapter {adapter.source}: dropout is {dropout!r:.60}, expected 0 or more and below 1."
         )
-    if adapter.rank < 1 or not 0 < adapter.scale < math.inf:
+    if not 0 < adapter.rank < MOST_RANK or not 0 < adapter.scale < math.inf:
         raise UserError(
-            f"adapter {adapter.source}: rank {adapter.rank} and scale {adapter.scale} are not both "
-            "positive."
+            f"adapter {adapter.source}: rank {str(adapter.rank)[:20]} and scale {adapter.scale:.4g} are "
+            "not both positive numbers of a usual size."
         )
     if adapter.num_layers < -1:
-        raise UserError(f"adapter {adapter.source}: num_layers is {adapter.num_layers}.")
+        raise UserError(f"adapter {adapter.source}: num_layers is {str(adapter.num_layers)[:20]}.")
 
 
 def _ranks(first: mx.array, second: mx.array) -> tuple[int, int]:
