@@ -168,8 +168,8 @@ def _check_numbers(adapter: Adapter) -> None:
         )
     if not 0 < adapter.rank < MOST_RANK or not 0 < adapter.scale < math.inf:
         raise UserError(
-            f"adapter {adapter.source}: rank {str(adapter.rank)[:20]} and scale {adapter.scale:.4g} are "
-            "not both positive numbers of a usual size."
+            f"adapter {adapter.source}: rank {str(adapter.rank)[:20]} and scale "
+            f"{adapter.scale:.4g} are not both positive numbers of a usual size."
         )
     if adapter.num_layers < -1:
         raise UserError(f"adapter {adapter.source}: num_layers is {str(adapter.num_layers)[:20]}.")
