@@ -100,7 +100,7 @@ def foreign_keys(values: Mapping[str, Any]) -> str | None:
         return None
     same = [f"{key} is {MLX_LM_KEYS[key]}" for key in known if MLX_LM_KEYS[key]]
     without = [key for key in known if not MLX_LM_KEYS[key]]
-    rest = f"; {', '.join(without)} have no counterpart" if without else ""
+    rest = f", and nothing stands for {', '.join(without)}" if without else ""
     return (
         f"is a config of mlx-lm's LoRA training. Here {', '.join(same)}{rest}; teacher.model is "
         "needed besides."

@@ -178,7 +178,7 @@ def _judge(done: Any) -> tuple[str, str]:
         return sentence, f"exit code {done.exit_code}, {done.stderr!r}"
     if any(len(each) > 1000 for each in own):
         return sentence, f"a sentence of {len(sentence)} characters"
-    if "memory" in sentence or "allocate" in sentence:
+    if "more memory than" in sentence or "alloc" in sentence or "memory is not" in sentence:
         return sentence, f"asked for more than {BYTES >> 30} GiB: {sentence}"
     return sentence, ""
 
