@@ -33,6 +33,8 @@ def ended(error: BaseException) -> int | str | None:
     [
         (UserError("a mistake."), 2, "trb-mlx: a mistake.\n"),
         (UserError("one.\ntwo."), 2, "trb-mlx: one.\ntrb-mlx: two.\n"),
+        (UserError(f"{'x' * 5000} \x1b[2J"), 2, f"trb-mlx: {'x' * 900}…\n"),
+        (UserError("a \x1b[2Jb\u2028c."), 2, "trb-mlx: a �[2Jb�c.\n"),
         (RunError("it stopped."), 1, "trb-mlx: it stopped.\n"),
         (Interrupted(signal.SIGTERM), 143, "trb-mlx: stopped by SIGTERM.\n"),
         (PermissionError(13, "Permission denied", "a/b"), 1, "trb-mlx: a/b: Permission denied.\n"),

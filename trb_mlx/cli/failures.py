@@ -18,6 +18,7 @@ from trb_mlx.errors import RunError, UserError, one_line
 from trb_mlx.interrupts import Interrupted, watching
 
 USER_MISTAKE, FAILURE = 2, 1
+LONGEST = 900  # letters of a sentence that are shown
 SHOW = "TRB_MLX_TRACEBACK"  # set to anything, it shows where a failure came from
 
 
@@ -82,9 +83,15 @@ def _unforeseen(error: Exception) -> str:
     )
 
 
+def _shown(line: str) -> str:
+    """A line whose parts, which a file may have given, neither steer a terminal nor fill it."""
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    return "".join(letter if letter.isprintable() else "�" for letter in line)
+
+
 def _end(sentence: str, code: int) -> NoReturn:
     if os.environ.get(SHOW):
         traceback.print_exc()
     for line in sentence.split("\n"):  # a config may hold several mistakes
-        click.echo(f"trb-mlx: {line}", err=True)
+        click.echo(f"trb-mlx: {_shown(line)}", err=True)
     sys.exit(code)
