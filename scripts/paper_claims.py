@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from trb_mlx.cli.failures import told_plainly
+from trb_mlx.cli.failures import ending_plainly
 from trb_mlx.comparing import read_outcome
 from trb_mlx.errors import UserError
 from trb_mlx.files import read_lines
@@ -125,7 +125,7 @@ def verdict(claim: Claim, found: Interval) -> str:
 
 @click.command()
 @click.argument("name", metavar="SPEC")
-@told_plainly
+@ending_plainly()
 def main(name: str) -> None:
     """Write the claims as a Markdown table."""
     spec, root = load_spec(name)
