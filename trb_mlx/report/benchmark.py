@@ -65,7 +65,7 @@ def run_task(
         progress: is told how many problems are finished.
     """
     groups = _groups(task)
-    kept = folder.lines() if folder else []
+    kept = folder.lines({*NAMES, "tokens"}) if folder else []
     whole = _whole_groups(groups, kept)
     lines = kept[: sum(map(len, groups[:whole]))]
     progress(len(lines))

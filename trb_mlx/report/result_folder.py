@@ -39,15 +39,18 @@ class ResultFolder:
         self._lines = self.path / "problems.jsonl"
         self._samples = int(settings["samples"])
 
-    def lines(self) -> list[Line]:
+    def lines(self, names: set[str]) -> list[Line]:
         """What is finished, in the order of the file; a line that a crash cut off is dropped.
+
+        Args:
+            names: of the sums of a line's distribution, where it has one.
 
         Raises:
             UserError: the file cannot be read, or holds a line that no evaluation wrote.
         """
         lines = read_lines(self._lines) if self._lines.exists() else []
         for number, line in enumerate(lines, start=1):
-            if not _is_line(line, self._samples):
+            if not _is_line(line, self._samples, names):
                 raise UserError(
                     f"{self._lines}:{number} is no line of this evaluation; remove the folder to "
                     "evaluate again."
@@ -71,7 +74,7 @@ class ResultFolder:
             write_text(path, json_text(result) + "\n")
 
 
-def _is_line(line: Line, samples: int) -> bool:
+def _is_line(line: Line, samples: int, names: set[str]) -> bool:
     """Whether a line is one of `benchmark.run_task`: `samples` numbers of each kind."""
     columns: list[Any] = [line.get("lengths"), line.get("stopped")]
     if line.get("rewards", 0) is not None:  # null where there is no gold answer
@@ -82,6 +85,7 @@ def _is_line(line: Line, samples: int) -> bool:
         and isinstance(line.get("key"), str)
         and all(isinstance(column, list) and len(column) == samples for column in columns)
         and isinstance(sums, dict)
+        and set(sums) in (set(), names)
         and all(
             isinstance(value, int | float) and math.isfinite(value)
             for column in [*columns, sums.values()]
