@@ -1,7 +1,7 @@
 """The full fuzz test: damaged files of every kind, each read by the commands that read it.
 
 `python scripts/fuzz.py` damages each kind of file 150 times and prints a table of what happened;
-`--record` writes it into docs/robustness.md. `--only KIND` and `--seed N` narrow or vary it.
+the last one is in docs/robustness.md. `--only KIND` and `--seed N` narrow or vary it.
 """
 
 from __future__ import annotations
