@@ -32,8 +32,8 @@ from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.vocab import merge_stops
-from trb_mlx.train.objective import make_objective
-from trb_mlx.train.step import Stepper
+from trb_mlx.training.objective import make_objective
+from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey
 
 # Hidden, blocks, feed-forward, vocabulary: about 11 and 100 million weights.

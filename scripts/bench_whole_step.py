@@ -19,9 +19,9 @@ from trb_mlx.ops.trust_region import solve_blend_weight
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive, Fixed
 from trb_mlx.rollout.sampler import sample_blended
-from trb_mlx.train.objective import make_objective
-from trb_mlx.train.step import Stepper
-from trb_mlx.train.work import TrainingWork
+from trb_mlx.training.objective import make_objective
+from trb_mlx.training.step import Stepper
+from trb_mlx.training.work import TrainingWork
 from trb_mlx.types import Sampling
 
 Row = dict[str, Any]

@@ -17,12 +17,12 @@ import click
 import numpy as np
 
 from trb_mlx.cli.failures import ending_plainly
-from trb_mlx.comparing import read_outcome
+from trb_mlx.comparison.runs import read_outcome
+from trb_mlx.comparison.spec import CompareSpec, load_spec, plan_runs
 from trb_mlx.errors import UserError
+from trb_mlx.evaluation.intervals import Interval, t_interval
 from trb_mlx.files import read_lines
-from trb_mlx.report.compare_spec import CompareSpec, load_spec, plan_runs
-from trb_mlx.report.intervals import Interval, t_interval
-from trb_mlx.run_folder import locate
+from trb_mlx.runs.folder import locate
 
 Step = Mapping[str, Any]
 

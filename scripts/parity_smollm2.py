@@ -22,13 +22,13 @@ import torch
 import transformers
 from mlx.utils import tree_flatten, tree_unflatten
 
+from trb_mlx.adapters.mlx_lm import adapter_config, save_adapters
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.export.adapters import adapter_config, save_adapters
-from trb_mlx.exports import Request, export_run
+from trb_mlx.exporting.exports import Request, export_run
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import add_lora
-from trb_mlx.run_folder import RunFolder, write_config
+from trb_mlx.runs.folder import RunFolder, write_config
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROMPTS, LENGTH, GREEDY = 20, 64, 16

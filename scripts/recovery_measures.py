@@ -11,11 +11,11 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.config import Config, EvalConfig
+from trb_mlx.evaluation.evaluator import held_out_rollouts, mean_reverse_kl
+from trb_mlx.evaluation.target import Target, generate_text
 from trb_mlx.files import read_lines
-from trb_mlx.inference import Target, generate_text
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.report.evaluation import held_out_rollouts, mean_reverse_kl
 from trb_mlx.types import Prompt
 
 ROWS = 4  # scored at once: a row of 200 tokens has 40 MB of logits

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from paper_claims import CLAIMS, Run, paired, verdict
 
-from trb_mlx.report.intervals import Interval
+from trb_mlx.evaluation.intervals import Interval
 
 BLENDED = frozenset({1, 2})
 

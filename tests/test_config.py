@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trb_mlx.config import READ_WITH, Config
+from trb_mlx.config import Config
 from trb_mlx.config_file import (
     dump_config,
     find_config,
@@ -18,13 +18,13 @@ from trb_mlx.config_file import (
     load_config,
     parse_config,
     parse_override,
-    unread_keys,
 )
 from trb_mlx.config_mistakes import MLX_LM_KEYS
 from trb_mlx.errors import UserError
+from trb_mlx.method import READ_WITH, unread_keys
 from trb_mlx.yaml_file import dump_yaml, parse_yaml
 
-# Comparisons are of another schema: tests/report/test_compare_spec.py.
+# Comparisons are of another schema: tests/comparison/test_spec.py.
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "compare")
 METHOD_KEYS = ("behavior.", "target.", "loss.")

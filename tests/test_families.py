@@ -14,9 +14,9 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import EXTRAS, make_model
 
+from trb_mlx.adapters.apply import load_adapter
+from trb_mlx.adapters.mlx_lm import WEIGHTS, adapter_config, save_adapters
 from trb_mlx.config import BehaviorConfig, LoraConfig, LossConfig, ModelConfig, TrainConfig
-from trb_mlx.export.adapters import WEIGHTS, adapter_config, save_adapters
-from trb_mlx.export.apply import load_adapter
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, load_pair
@@ -25,8 +25,8 @@ from trb_mlx.rollout.cache_trial import can_rewind
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
-from trb_mlx.train.objective import make_objective
-from trb_mlx.train.step import Stepper
+from trb_mlx.training.objective import make_objective
+from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 TEXTS = ["a", "Compute 12+7.", "the quick brown fox jumps over it"]

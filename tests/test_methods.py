@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from trb_mlx.config_file import load_config
-from trb_mlx.run_folder import locate
-from trb_mlx.runs import train_run
+from trb_mlx.runs.folder import locate
+from trb_mlx.training.session import train_run
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = {

@@ -10,8 +10,8 @@ from tiny import CHATML, make_model
 
 from trb_mlx.config_file import load_config
 from trb_mlx.models.loading import load_model
-from trb_mlx.run_folder import RunFolder
-from trb_mlx.runs import next_commands
+from trb_mlx.runs.folder import RunFolder
+from trb_mlx.training.session import next_commands
 
 
 @pytest.mark.parametrize("template", [None, CHATML])

@@ -16,8 +16,8 @@ from tiny import CHATML, make_model
 
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.run_folder import locate
-from trb_mlx.runs import train_run
+from trb_mlx.runs.folder import locate
+from trb_mlx.training.session import train_run
 
 
 def conversations(path: Path, count: int) -> str:

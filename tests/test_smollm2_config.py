@@ -12,9 +12,9 @@ from tiny import CHATML
 
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.inference import generate_text, open_target
-from trb_mlx.run_folder import locate
-from trb_mlx.runs import train_run
+from trb_mlx.evaluation.target import generate_text, open_target
+from trb_mlx.runs.folder import locate
+from trb_mlx.training.session import train_run
 
 pytest.importorskip("gguf")
 from gguf_files import TYPE, write_gguf

@@ -6,6 +6,8 @@ Knows no mlx. Every key is defined here and nowhere else.
 from __future__ import annotations
 
 import os.path
+import re
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +20,18 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Place = Annotated[str, AfterValidator(os.path.expanduser)]  # a path may begin with ~
+
+BehaviorKind = Literal["vanilla", "trb", "fixed", "skd", "temperature"]
+BEHAVIOR_GROUP = "trb_mlx.behaviors"  # of entry points
+
+
+def _own_behavior(kind: str) -> str:
+    if re.fullmatch(r"[\w.]+:\w+", kind) or kind in entry_points(group=BEHAVIOR_GROUP).names:
+        return kind
+    raise PydanticCustomError("own_behavior", "package.module:NAME of a policy of your own")
+
+
+OwnBehavior = Annotated[str, AfterValidator(_own_behavior)]
 
 
 class Section(BaseModel):
@@ -135,14 +149,17 @@ class BehaviorConfig(Section):
         whole distribution at `teacher_temperature`.
     temperature: the student alone, its temperature rising from `start_temperature` times
         `rollout.temperature` to `rollout.temperature` over `warmup_steps`.
+    package.module:NAME, or an entry point of the group `trb_mlx.behaviors`: a policy of one's
+        own, made by that function of this section; `options` are for it alone.
     """
 
-    kind: Literal["vanilla", "trb", "fixed", "skd", "temperature"] = "trb"
+    kind: BehaviorKind | OwnBehavior = "trb"
     budget: NonNegative = 0.02
     warmup_steps: Count = 50
     top_k: PositiveInt = 25
     teacher_temperature: Positive = 1.0
     start_temperature: Positive = 0.9
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class LossConfig(Section):
@@ -279,17 +296,3 @@ class Config(Section):
                 {"method": needing[0], "mode": self.loss.mode},
             )
         return self
-
-
-# key → (the key that decides whether it is read, the values with which it is).
-READ_WITH = {
-    "behavior.budget": ("behavior.kind", {"trb", "fixed"}),
-    "behavior.warmup_steps": ("behavior.kind", {"trb", "temperature"}),
-    "behavior.top_k": ("behavior.kind", {"skd"}),
-    "behavior.teacher_temperature": ("behavior.kind", {"skd"}),
-    "behavior.start_temperature": ("behavior.kind", {"temperature"}),
-    "target.power": ("target.kind", {"veto"}),
-    "target.warmup_steps": ("target.kind", {"veto"}),
-    "target.corrections": ("behavior.kind", {"trb", "fixed", "skd"}),
-    "loss.beta": ("loss.divergence", {"jsd"}),
-}

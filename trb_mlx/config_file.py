@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from trb_mlx.config import READ_WITH, Config, Section
+from trb_mlx.config import Config, Section
 from trb_mlx.config_mistakes import foreign_keys, nearest, takes_text, tell_mistakes
 from trb_mlx.errors import UserError
 from trb_mlx.yaml_file import Document, dump_yaml, parse_yaml, read_yaml
@@ -24,10 +25,11 @@ __all__ = [
     "parse_override",
     "parse_section",
     "read_yaml",
-    "unread_keys",
 ]
 
 S = TypeVar("S", bound=Section)
+# A YAML file or a shipped config's name, a mapping of nested or dotted keys, or a config.
+ConfigLike = str | Path | Mapping[str, Any] | Config
 
 
 def find_config(name: str) -> Path:
@@ -69,32 +71,53 @@ def _shipped_folder() -> Path:
 
 
 def load_config(
-    name: str | None,
+    source: ConfigLike | None,
     overrides: Iterable[tuple[str, Any]] = (),
     overrides_of: str = "the command line",
 ) -> Config:
-    """The validated config of a file (or of nothing) with dotted overrides on top.
+    """The validated config of a source (or of nothing) with dotted overrides on top.
+
+    >>> load_config("small", [("train.steps", 3)]).train.steps
+    3
+    >>> load_config({"teacher.model": "a/b", "student": {"model": "c/d"}}).teacher.model
+    'a/b'
 
     Args:
-        name: a path, a shipped config's name, or None for overrides alone.
+        source: a path, a shipped config's name, a mapping, a config, or None for overrides alone.
         overrides: pairs of a dotted key and its value; the last one wins.
         overrides_of: where they stand, for errors.
 
     Raises:
         UserError: unreadable file, unknown or mistyped keys, values out of range.
     """
-    document = Document({}, {}) if name is None else read_yaml(find_config(name))
-    given = []
+    overrides = list(overrides)
+    if isinstance(source, Config) and not overrides:
+        return source
+    document = _document(source)
     for key, value in overrides:
         _assign(document.values, key, value)
-        given.append(tuple(key.split(".")))
+    given = [tuple(key.split(".")) for key, _ in overrides]
+    name = str(source) if isinstance(source, str | Path) else "the config"
 
     def origin(path: tuple[str | int, ...]) -> str:
-        if name is None or any(path[: len(key)] == key for key in given):
+        if source is None or any(path[: len(key)] == key for key in given):
             return overrides_of
         return document.place(name, path)
 
-    return parse_section(Config, document.values, name or overrides_of, origin)
+    where = overrides_of if source is None else name
+    return parse_section(Config, document.values, where, origin)
+
+
+def _document(source: ConfigLike | None) -> Document:
+    if isinstance(source, str | Path):
+        return read_yaml(find_config(str(source)))
+    if isinstance(source, Config):
+        # Without defaults: whether a key was given may decide (`lora` beside an adapter).
+        return Document(source.model_dump(mode="json", exclude_unset=True), {})
+    values: dict[str, Any] = {}
+    for key, value in sorted((source or {}).items(), key=lambda item: "." in item[0]):
+        _assign(values, key, deepcopy(value))  # dotted keys go into sections, so sections first
+    return Document(values, {})
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
@@ -174,21 +197,6 @@ def flatten(config: Config) -> dict[str, Any]:
 
     walk("", config.model_dump(mode="json"))
     return flat
-
-
-def unread_keys(config: Config) -> list[str]:
-    """One sentence for each key that was changed but that the chosen methods do not read."""
-    given, defaults = flatten(config), _defaults()
-    return [
-        f"{key} is {given[key]!r}, but {decider} {given[decider]} does not use it."
-        for key, (decider, values) in READ_WITH.items()
-        if given[decider] not in values and given[key] != defaults[key]
-    ]
-
-
-def _defaults() -> dict[str, Any]:
-    models = {"teacher": {"model": ""}, "student": {"model": ""}}
-    return flatten(Config.model_validate(models))
 
 
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -18,7 +18,7 @@ from trb_mlx.cli import main
 from trb_mlx.cli.failures import SHOW, ending_plainly
 from trb_mlx.errors import RunError, UserError
 from trb_mlx.interrupts import Interrupted
-from trb_mlx.report.console import RunConsole, say
+from trb_mlx.text import RunConsole, say
 
 
 def ended(error: BaseException) -> int | str | None:
@@ -109,7 +109,7 @@ def test_a_console_prints_what_its_encoding_lacks(monkeypatch: pytest.MonkeyPatc
 def test_a_run_goes_on_when_its_reader_leaves(tmp_path: Path) -> None:
     """As with `trb-mlx train … | head -1`."""
     code = (
-        "from trb_mlx.report.console import RunConsole, say\n"
+        "from trb_mlx.text import RunConsole, say\n"
         "from pathlib import Path\n"
         "console = RunConsole()\n"
         "for number in range(5000):\n"

@@ -14,10 +14,10 @@ import pytest
 from trb_mlx.doctor import losses, precision, rollouts, solving, training
 from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
-from trb_mlx.export import checkpoint
 from trb_mlx.ops import divergence, trust_region
 from trb_mlx.rollout import cache_trial, row_cache, speculative
-from trb_mlx.train.step import Stepper
+from trb_mlx.runs import checkpoint
+from trb_mlx.training.step import Stepper
 
 Patch = pytest.MonkeyPatch
 NAMED = {check.name: check for check in CHECKS}

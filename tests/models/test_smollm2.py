@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import load_config
-from trb_mlx.inference import Target, generate_text
+from trb_mlx.evaluation.target import Target, generate_text
 from trb_mlx.models.loading import LanguageModel, load_model, resolve
 from trb_mlx.models.pair import single
 

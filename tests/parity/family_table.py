@@ -18,13 +18,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import peft
-from export.making import make_run
+from exporting.making import make_run
 from mlx.utils import tree_flatten
 from test_family_matrix import log_probs, opened, reference_gap
 
 from trb_mlx.config import LoraConfig, ModelConfig
 from trb_mlx.errors import UserError
-from trb_mlx.exports import Request, export_run
+from trb_mlx.exporting.exports import Request, export_run
 from trb_mlx.models.loading import load_model, prepare_backend
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import single

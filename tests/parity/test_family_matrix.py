@@ -13,11 +13,11 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from export.making import make_run
+from exporting.making import make_run
 
 from trb_mlx.config import ModelConfig
-from trb_mlx.export.base import EXPERT_FAMILIES
-from trb_mlx.exports import Request, export_run
+from trb_mlx.exporting.base import EXPERT_FAMILIES
+from trb_mlx.exporting.exports import Request, export_run
 from trb_mlx.models.loading import load_model
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install '.[parity]'")

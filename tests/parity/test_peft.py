@@ -12,13 +12,13 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from export.making import make_run
+from exporting.making import make_run
 from mlx.utils import tree_flatten
 from tiny import EXTRAS, make_model
 
+from trb_mlx.adapters.peft_keys import FREE, check_keys
 from trb_mlx.errors import UserError
-from trb_mlx.export.peft_keys import FREE, check_keys
-from trb_mlx.exports import Request, export_run
+from trb_mlx.exporting.exports import Request, export_run
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install '.[parity]'")
 peft = pytest.importorskip("peft", reason="needs the parity extra: pip install '.[parity]'")
@@ -164,8 +164,8 @@ def test_a_gguf_of_gemma_3_comes_with_its_base(tmp_path: Path) -> None:
 
 def started(base: Path, adapter: Path) -> tuple[Any, Any]:
     """A student that starts from an adapter, and the `lora` section that it gave."""
+    from trb_mlx.adapters.starting import start_from, with_adapter
     from trb_mlx.config_file import load_config
-    from trb_mlx.export.starting import start_from, with_adapter
     from trb_mlx.models.loading import load_model
 
     keys = [("student.model", str(base)), ("teacher.model", str(base))]

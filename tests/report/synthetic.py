@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.config_file import dump_config, load_config
-from trb_mlx.report.diagnostics import (
+from trb_mlx.evaluation.diagnostics import (
     BudgetRollouts,
     Continuation,
     Diagnostics,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trb_mlx.evaluation.intervals import Interval
 from trb_mlx.report.measures import auroc, mean_interval, paired_gain, wilson
 
 
@@ -65,7 +66,7 @@ def test_a_paired_gain_uses_the_pairs() -> None:
     before, after = [0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]
     gain = paired_gain(after, before)
     spread = 1.959964 * np.std([1, 0, 1, 0], ddof=1) / 2
-    assert gain == pytest.approx((0.5, 0.5 - spread, 0.5 + spread))
-    assert mean_interval([2.0]) == (2.0, 2.0, 2.0)
+    assert gain == Interval(0.5, pytest.approx(0.5 - spread), pytest.approx(0.5 + spread))
+    assert mean_interval([2.0]) == Interval(2.0, 2.0, 2.0)
     with pytest.raises(ValueError, match="shorter"):
         paired_gain([1.0], before)

@@ -11,10 +11,9 @@ import pytest
 from report.synthetic import HOSTILE, lines, made_up, make_run
 
 from trb_mlx.errors import UserError
+from trb_mlx.evaluation.diagnostics import read_diagnostics, write_diagnostics
 from trb_mlx.report.curve_charts import SPECS
-from trb_mlx.report.diagnostics import read_diagnostics, write_diagnostics
-from trb_mlx.report.making import make_report
-from trb_mlx.report.page import EDGES, shade, visible, with_subscripts
+from trb_mlx.report.page import EDGES, report_runs, shade, visible, with_subscripts
 
 
 class Outline(HTMLParser):
@@ -46,12 +45,8 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def quiet(line: str) -> None:
-    """Progress that no test reads."""
-
-
 def page_of(*paths: Path, out: Path) -> tuple[str, Outline]:
-    written = make_report([str(path) for path in paths], out, None, quiet)
+    written = report_runs([str(path) for path in paths], out)
     assert written[0] == out / "index.html"
     assert {path.name for path in out.iterdir()} == {path.name for path in written}
     text = written[0].read_text()
@@ -61,7 +56,7 @@ def page_of(*paths: Path, out: Path) -> tuple[str, Outline]:
 def test_one_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "small", lines())
     write_diagnostics(run / "diagnostics.json", made_up())
-    written = make_report([str(run)], None, None, quiet)
+    written = report_runs([str(run)])
     assert written[0] == run / "report/index.html"
     outline = Outline(written[0].read_text())
     assert outline.open == []  # every tag is closed
@@ -142,7 +137,7 @@ def test_several_runs_report_beside_them_by_default(
 ) -> None:
     paths = [str(make_run(tmp_path / name)) for name in ("a", "b")]
     monkeypatch.chdir(tmp_path)
-    assert make_report(paths, None, None, quiet)[0] == Path("report/index.html")
+    assert report_runs(paths, None)[0] == Path("report/index.html")
 
 
 def test_a_page_says_what_is_missing(tmp_path: Path) -> None:
@@ -178,7 +173,7 @@ def test_a_damaged_diagnostics_file_is_told(tmp_path: Path) -> None:
     for text in ("{", '{"student": 3}'):
         (run / "diagnostics.json").write_text(text)
         with pytest.raises(UserError, match="delete it and run that again"):
-            make_report([str(run)], None, None, quiet)
+            report_runs([str(run)])
 
 
 def test_shades_and_marks() -> None:

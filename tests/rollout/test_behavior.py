@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from trb_mlx.config import BehaviorConfig
+from trb_mlx.config import BehaviorConfig, BehaviorKind
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.rollout.behavior import BEHAVIORS, Behavior, make_behavior
@@ -18,7 +19,7 @@ from trb_mlx.types import Job, Prompt, RolloutKey
 
 
 def test_the_registry_holds_every_kind_of_the_config() -> None:
-    kinds = BehaviorConfig.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
+    kinds = get_args(BehaviorKind)
     assert set(kinds) == set(BEHAVIORS)
     for kind in kinds:
         assert make_behavior(BehaviorConfig(kind=kind)).kind == kind

@@ -14,7 +14,7 @@ from tiny import DEAF, EXTRAS, SIZES, make_model
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
-from trb_mlx.inference import open_target
+from trb_mlx.evaluation.target import open_target
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, single
 from trb_mlx.rollout.cache_trial import make_decoder

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from trb_mlx import __version__
+from trb_mlx.backend import require_backend
 from trb_mlx.cli.failures import ending_plainly, quiet_libraries, use_any_encoding
-from trb_mlx.errors import UserError
+from trb_mlx.errors import RunError, UserError
 
 # command → its function in the module of the command's name
 COMMANDS = {
@@ -46,6 +47,10 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """As click's, ending in a sentence whatever happens."""
         with ending_plainly():
+            try:
+                require_backend()
+            except ImportError as error:
+                raise RunError(str(error)) from error
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from trb_mlx.cli.failures import going_on
+from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
-from trb_mlx.report.compare_spec import CompareSpec, PlannedRun, load_spec, plan_runs
-
-if TYPE_CHECKING:
-    from trb_mlx.report.comparison import Outcome
 
 
 @click.command()
@@ -29,16 +25,26 @@ def compare(spec: str, dry_run: bool, jobs: int, only: str | None) -> None:
     command again goes on where it stopped.
     """
     chosen, root = load_spec(spec)
-    runs = plan_runs(chosen, root, spec)
+    runs = plan_runs(chosen, root, spec)  # a mistake need not wait for seconds of imports
     if only is not None:
         runs = [_named(runs, only)]
     if dry_run:
         _list(chosen, runs, root)
         return
+    from trb_mlx.comparison.run import compare as run
+    from trb_mlx.comparison.run import finish_runs
+    from trb_mlx.comparison.table import notes, terminal_table
+
     with going_on():
-        outcomes = _finish(chosen, runs, root, spec, jobs, only is not None)
-    if only is None:
-        _show(chosen, outcomes, root, len(runs))
+        if only is not None:
+            finish_runs(chosen, runs, root, spec, jobs, click.echo, checked=True)
+            return
+        compared = run(spec, jobs=jobs, progress=click.echo)
+    console, rows = Console(), compared.rows
+    console.print(terminal_table(chosen, rows, console))
+    forms = "table.md, .json, .csv and .png" if compared.has_figure else "table.md, .json and .csv"
+    for line in (*notes(chosen, rows), compared.verdict, f"{forms} in {root}"):
+        click.echo(line)
 
 
 def _named(runs: list[PlannedRun], name: str) -> PlannedRun:
@@ -52,7 +58,7 @@ def _named(runs: list[PlannedRun], name: str) -> PlannedRun:
 
 
 def _list(spec: CompareSpec, runs: list[PlannedRun], root: Path) -> None:
-    from trb_mlx.comparing import read_outcome
+    from trb_mlx.comparison.runs import read_outcome
 
     for run in runs:
         done = read_outcome(spec, run) is not None
@@ -63,62 +69,3 @@ def _list(spec: CompareSpec, runs: list[PlannedRun], root: Path) -> None:
         f"{len(runs)} runs, {steps} steps in all, each evaluated on {spec.problems} problems × "
         f"{spec.samples} at its final and best checkpoint; decides: {spec.decides}; into {root}"
     )
-
-
-def _finish(
-    spec: CompareSpec, runs: list[PlannedRun], root: Path, name: str, jobs: int, alone: bool
-) -> list[Outcome]:
-    """Every run's outcome; unfinished ones are run here, or in `jobs` processes.
-
-    `alone` is true of such a process: what all runs share was checked by its parent.
-    """
-    from trb_mlx.comparing import (
-        check_data,
-        check_problems,
-        finish_run,
-        load_teacher,
-        read_outcome,
-    )
-    from trb_mlx.side_by_side import run_side_by_side
-
-    left = {run.name: run for run in runs if read_outcome(spec, run) is None}
-    click.echo(f"{len(runs)} runs, {len(left)} to do; progress in {root / 'logs'}")
-    for run in runs:
-        check_data(spec, run)
-    if left and not alone:
-        check_problems(spec, runs[0])
-    if jobs > 1 and len(left) > 1:
-        commands = {each: ["compare", name, "--only", each] for each in left}
-        run_side_by_side(commands, jobs, root / "logs", lambda done: _told(spec, left[done]))
-    teacher = load_teacher(runs[0].config) if spec.share_teacher and left and jobs == 1 else None
-    outcomes = []
-    for run in runs:
-        outcomes.append(finish_run(spec, run, root, teacher))
-        if run.name in left and jobs == 1:
-            _told(spec, run)
-    return outcomes
-
-
-def _told(spec: CompareSpec, run: PlannedRun) -> None:
-    """One line when a run is done."""
-    from trb_mlx.comparing import read_outcome
-
-    outcome = read_outcome(spec, run)
-    assert outcome is not None
-    value = outcome.metrics.get(spec.decides)
-    click.echo(f"done {run.name}: {spec.decides} {'–' if value is None else f'{value:.4g}'}")
-
-
-def _show(spec: CompareSpec, outcomes: list[Outcome], root: Path, planned: int) -> None:
-    from trb_mlx.report.comparison import compare as compared
-    from trb_mlx.report.comparison_figure import write_figure
-    from trb_mlx.report.comparison_table import notes, terminal_table, verdict, write_tables
-
-    rows = compared(spec, outcomes)
-    write_tables(root, spec, rows, planned - len(outcomes))
-    drawn = write_figure(root / "table.png", spec, rows)
-    console = Console()
-    console.print(terminal_table(spec, rows, console))
-    forms = "table.md, .json, .csv and .png" if drawn else "table.md, .json and .csv"
-    for line in (*notes(spec, rows), verdict(spec, rows), f"{forms} in {root}"):
-        click.echo(line)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
 from trb_mlx.cli.failures import going_on
 from trb_mlx.config_file import parse_override
-from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
+from trb_mlx.data.benchmarks import BENCHMARKS
 from trb_mlx.errors import UserError
 from trb_mlx.files import json_text
-from trb_mlx.run_folder import find_run
 
 # option → the key that it stands for
 KEYS = {
@@ -83,30 +80,23 @@ def evaluate(
     command again goes on where an interrupted one stopped, or shows what it found.
     """
     counts = _counts(pass_k)
-    run = find_run(target)
-    changes = _changes(data, split, run is None)
-    changes += [(KEYS[name], value) for name, value in options.items() if value is not None]
-    changes += [parse_override(text) for text in settings]
-    has_teacher = run is not None or options["teacher"] is not None
-    if distribution and not has_teacher:
-        raise UserError(f"--distribution needs --teacher MODEL, since {target} is no run.")
-    from trb_mlx.evaluating import evaluate as measure  # slow to import
-    from trb_mlx.inference import open_target
+    overrides = {KEYS[name]: value for name, value in options.items() if value is not None}
+    overrides |= dict(parse_override(text) for text in settings)
+    from trb_mlx.evaluation.run import evaluate as measure  # slow to import
     from trb_mlx.report.tables import evaluation_table, evaluation_title
 
-    wanted = has_teacher if distribution is None else distribution
-    opened = open_target(target, adapter_path, checkpoint, changes, with_teacher=wanted)
-    parent = Path(out).expanduser() if out else None if run is None else run.path / "eval"
-    told = Console(stderr=True)
-    with going_on(), Progress(console=told, transient=True, disable=not told.is_terminal) as bar:
-        row = bar.add_task("problems", total=None)
+    with going_on():
         found = measure(
-            opened,
-            data or "held-out",
-            parent,
-            counts,
-            say=lambda text: click.echo(text, err=True),
-            progress=lambda done, count: bar.update(row, completed=done, total=count),
+            target,
+            data,
+            split=split,
+            adapter_path=adapter_path,
+            checkpoint=checkpoint,
+            distances=distribution,
+            pass_k=counts,
+            overrides=overrides,
+            out=out,
+            progress=Console(stderr=True),
         )
     if as_json:
         click.echo(json_text(found.as_json(), indent=None))
@@ -115,16 +105,6 @@ def evaluate(
     Console().print(evaluation_table(found.metrics))
     if found.path:
         click.echo(f"kept in {found.path}")
-
-
-def _changes(data: str | None, split: str | None, is_model: bool) -> list[tuple[str, Any]]:
-    """What `--data` and `--split` stand for; a bare model gets the paper's system prompt."""
-    if data is None:
-        return [] if split is None else [("data.eval.split", split)]
-    changes = evaluation_changes(data, split)
-    if is_model and data in BENCHMARKS:
-        changes.append(("prompt.system", SYSTEM))
-    return changes
 
 
 def _counts(text: str) -> list[int]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from trb_mlx.errors import UserError
-
-if TYPE_CHECKING:
-    from trb_mlx.exports import Exported, Request
+from trb_mlx.text import file_size
 
 
 @click.command()
@@ -50,37 +47,38 @@ def export(
     """
     if (to is None) == (recipe is None):
         raise UserError("export needs --to peft, mlx-lm or merged, or --recipe verl or trl.")
-    place = Path(out).expanduser() if out else None
-    if public and not push:
-        raise UserError("--public is of a repository made by --push, which was not given.")
     if recipe is not None:
         _refuse_flags_of_adapters()
-        _recipe(run, recipe, place, dry_run)
+        _recipe(run, recipe, Path(out).expanduser() if out else None, dry_run)
         return
-    from trb_mlx.export.hub import check_repo
-    from trb_mlx.export.merged import rounding  # slow to import
-    from trb_mlx.exports import Request
+    from trb_mlx.exporting.run import export as export_run  # slow to import
 
-    request = Request(
-        run=run,
-        to=str(to),
+    write = partial(
+        export_run,
+        run,
+        str(to),
         checkpoint=checkpoint,
-        out=place,
+        out=out,
         base=base,
-        quantize=rounding(quantize, group_size),
-        licence=licence,
-        shared=push is not None,
+        quantize=quantize,
+        group_size=group_size,
+        license=licence,
+        push=push,
+        public=public,
     )
-    if push:
-        check_repo(push)
     if dry_run:
-        _list(request, push)
+        with tempfile.TemporaryDirectory() as scratch:
+            done = write(scratch=Path(scratch))
+            _list_folders([*done.beside, done.path])
+        click.echo(f"dry run: nothing was kept{f' or pushed to {push}' if push else ''}.")
         return
-    done = _export(request)
-    if push:
-        from trb_mlx.export.hub import push as upload
-
-        click.echo(f"pushed to {upload(done.path, push, public)}")
+    done = write()
+    for path in [*done.beside, done.path]:
+        click.echo(f"wrote {path} ({file_size(_bytes(path))})")
+    for note in done.notes:
+        click.echo(note)
+    if done.address:
+        click.echo(f"pushed to {done.address}")
 
 
 def _refuse_flags_of_adapters() -> None:
@@ -94,7 +92,7 @@ def _refuse_flags_of_adapters() -> None:
 
 
 def _recipe(run: str, stack: str, place: Path | None, dry_run: bool) -> None:
-    from trb_mlx.export.recipe import recipe_place, write_recipe
+    from trb_mlx.exporting.recipe import recipe_place, write_recipe
 
     if not dry_run:
         click.echo(f"wrote {write_recipe(run, stack, place)}")
@@ -106,42 +104,12 @@ def _recipe(run: str, stack: str, place: Path | None, dry_run: bool) -> None:
     click.echo("dry run: nothing was kept.")
 
 
-def _export(request: Request) -> Exported:
-    from trb_mlx.exports import export_run
-
-    done = export_run(request)
-    for path in [*done.beside, done.path]:
-        click.echo(f"wrote {path} ({_size(_bytes(path))})")
-    for note in done.notes:
-        click.echo(note)
-    return done
-
-
-def _list(request: Request, push: str | None) -> None:
-    """Export into a folder that is removed again, and list what it held."""
-    from trb_mlx.exports import check_destination, export_run
-
-    check_destination(request)
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        done = export_run(replace(request, root=root, out=root / request.to))
-        _list_folders([*done.beside, done.path])
-    click.echo(f"dry run: nothing was kept{f' or pushed to {push}' if push else ''}.")
-
-
 def _list_folders(folders: Iterable[Path]) -> None:
     for folder in folders:
         click.echo(f"{folder.name}/")
         for file in sorted(folder.iterdir()):
-            click.echo(f"  {file.name:<40}{_size(file.stat().st_size):>10}")
+            click.echo(f"  {file.name:<40}{file_size(file.stat().st_size):>10}")
 
 
 def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -37,9 +37,19 @@ def generate(
     seed: int,
 ) -> None:
     """Answer one prompt with TARGET: a run folder, or a model with or without an adapter."""
-    from trb_mlx.inference import generate_text, open_target  # slow to import
+    from trb_mlx.evaluation.run import generate as answer  # slow to import
 
     text = sys.stdin.read() if prompt == "-" else prompt
-    changes = [("prompt.system", system_prompt)] if system_prompt else []
-    opened = open_target(target, adapter_path, checkpoint, changes)
-    click.echo(generate_text(opened, text, max_tokens, temperature, seed, max_prompt_tokens))
+    click.echo(
+        answer(
+            target,
+            text,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            system_prompt=system_prompt,
+            adapter_path=adapter_path,
+            checkpoint=checkpoint,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trb_mlx.errors import UserError
+
+if TYPE_CHECKING:
+    from trb_mlx.evaluation.diagnostics import Diagnostics
+    from trb_mlx.report.curves import RunData
 
 
 def _numbers(kind: type[int] | type[float], text: str | None, option: str) -> list[Any] | None:
@@ -47,13 +52,13 @@ def report(
     sizes = (prompts, _numbers(int, cuts, "--cuts"), _numbers(float, budgets, "--budgets"))
     if any(size is not None for size in sizes) and not diagnostics:
         raise UserError("--prompts, --cuts and --budgets belong to --diagnostics; add it.")
-    from trb_mlx.report.making import make_report  # seconds of imports
+    from trb_mlx.report.page import kept_diagnostics, report_runs  # seconds of imports
 
-    written = make_report(
-        runs, Path(out).expanduser() if out else None, sizes if diagnostics else None, _say
-    )
+    def measure(run: RunData) -> Diagnostics:
+        from trb_mlx.evaluation.diagnosis import run_diagnostics  # loads models
+
+        return run_diagnostics(run.folder, run.config, partial(click.echo, err=True), *sizes)
+
+    place = Path(out).expanduser() if out else None
+    written = report_runs(runs, place, measure if diagnostics else kept_diagnostics)
     click.echo(f"{written[0]} and {len(written) - 1} PNGs")
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

@@ -9,9 +9,10 @@ import click
 
 from trb_mlx.cli.options import config_flags, overrides
 from trb_mlx.config import Config
-from trb_mlx.config_file import dump_config, find_config, load_config
+from trb_mlx.config_file import ConfigLike, dump_config
 from trb_mlx.errors import UserError
-from trb_mlx.run_folder import RunFolder, locate
+from trb_mlx.runs.folder import RunFolder, plan_run
+from trb_mlx.text import RunConsole
 
 
 @click.command()
@@ -30,16 +31,14 @@ def train(
     given = overrides(settings, flags)
     if config_name is None and not given:
         raise UserError("train needs --config FILE (try --config small), or --model and --teacher.")
-    config = load_config(config_name, given)
-    file = find_config(config_name) if config_name else None
-    folder = locate(config, file.stem if file else "run", file)
+    source: ConfigLike = config_name or {}
+    config, folder = plan_run(source, dict(given), "the command line")
     if dry_run:
         click.echo(describe(config, folder))
         return
-    from trb_mlx.report.console import RunConsole
-    from trb_mlx.runs import train_run  # seconds of imports that a mistake need not wait for
+    from trb_mlx.training.run import train as run  # seconds that a mistake need not wait for
 
-    train_run(config, folder, resume, RunConsole())
+    run(source, overrides=dict(given), resume=resume, progress=RunConsole())
 
 
 def describe(config: Config, folder: RunFolder) -> str:

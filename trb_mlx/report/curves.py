@@ -15,9 +15,10 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import flatten, load_config
 from trb_mlx.errors import UserError
 from trb_mlx.files import read_metrics
+from trb_mlx.method import method_name
 from trb_mlx.report.measures import wilson
 from trb_mlx.report.theme import assign_slots
-from trb_mlx.run_folder import RunFolder, find_run, nearest_run
+from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
 
 # The end of a name such as trb-seed1, or of a comparison's trb-s1-0123abcd.
 _SEED = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+(-[0-9a-f]{8})?$")
@@ -132,7 +133,7 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
         groups.setdefault(_signature(run.config), []).append(run)
     members = list(groups.values())
     labels = [_label(group) for group in members]
-    slots = assign_slots([_kind(group[0].config) for group in members])
+    slots = assign_slots([method_name(group[0].config) for group in members])
     return [
         Method(
             label if labels.count(label) == 1 else f"{group[0].name} … ({len(group)} seeds)",
@@ -141,18 +142,6 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
         )
         for label, group, slot in zip(labels, members, slots, strict=True)
     ]
-
-
-def _kind(config: Config) -> str:
-    """A method's name in `configs/methods/`, by which it has its colour."""
-    target = config.target
-    marks = {
-        "sft": target.sft_steps > 0,
-        "veto": target.kind == "veto",
-        "saki": target.corrections == "top_token",
-        "gkd": config.loss.divergence != "reverse_kl",
-    }
-    return next((name for name, marked in marks.items() if marked), config.behavior.kind)
 
 
 def _signature(config: Config) -> tuple[Any, ...]:
@@ -170,7 +159,7 @@ def _label(group: Sequence[RunData]) -> str:
         return group[0].name
     stems = {_SEED.sub("", run.name) for run in group}
     stem = stems.pop() if len(stems) == 1 else ""
-    return f"{stem or _kind(group[0].config)} ({len(group)} seeds)"
+    return f"{stem or method_name(group[0].config)} ({len(group)} seeds)"
 
 
 def curve(method: Method, metric: str) -> Curve | None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from trb_mlx.evaluation.diagnostics import BudgetRollouts, Continuation, Diagnostics
+from trb_mlx.evaluation.intervals import Interval
 from trb_mlx.report.charts import Chart, Line
-from trb_mlx.report.diagnostics import BudgetRollouts, Continuation, Diagnostics
-from trb_mlx.report.measures import Estimate, auroc, mean_interval, paired_gain, wilson
+from trb_mlx.report.measures import auroc, mean_interval, paired_gain, wilson
 from trb_mlx.report.theme import SLOTS
 
 MODELS = ("teacher", "student")
@@ -115,14 +116,14 @@ def _auroc(found: Diagnostics) -> Chart:
     )
 
 
-def _auroc_of(point: BudgetRollouts) -> Estimate | None:
+def _auroc_of(point: BudgetRollouts) -> Interval | None:
     pairs = zip(point.teacher_logprob, point.student_logprob, strict=True)
     scores = [teacher - student for teacher, student in pairs]
     return auroc(scores, point.rewards) if point.rewards else None
 
 
-def _logprob_of(right: bool) -> Callable[[BudgetRollouts], Estimate | None]:
-    def measure(point: BudgetRollouts) -> Estimate | None:
+def _logprob_of(right: bool) -> Callable[[BudgetRollouts], Interval | None]:
+    def measure(point: BudgetRollouts) -> Interval | None:
         pairs = zip(point.teacher_logprob, point.rewards, strict=bool(point.rewards))
         chosen = [logprob for logprob, reward in pairs if bool(reward) == right]
         return mean_interval(chosen) if chosen else None
@@ -134,7 +135,7 @@ def _per_budget(
     label: str,
     slot: int,
     points: Sequence[BudgetRollouts],
-    measure: Callable[[BudgetRollouts], Estimate | None],
+    measure: Callable[[BudgetRollouts], Interval | None],
 ) -> Line | None:
     """An estimate at the place of each budget that has one."""
     found = {place: measure(point) for place, point in enumerate(points)}
@@ -144,8 +145,8 @@ def _per_budget(
     return _estimates(label, slot, np.array(list(kept), float), list(kept.values()))
 
 
-def _estimates(label: str, slot: int, x: np.ndarray, found: Sequence[Estimate]) -> Line:
-    value, low, high = (np.array(column) for column in zip(*found, strict=True))
+def _estimates(label: str, slot: int, x: np.ndarray, found: Sequence[Interval]) -> Line:
+    value, low, high = np.array([(each.value, each.low, each.high) for each in found], float).T
     return Line(label, slot, x, value, low, high, bars=True, marked=True)
 
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
+
+from trb_mlx.evaluation.intervals import Interval
 
 Z95 = 1.959964  # the normal distribution's 97.5% point
 
 
-class Estimate(NamedTuple):
-    """A value with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def auroc(scores: Sequence[float], right: Sequence[float]) -> Estimate | None:
+def auroc(scores: Sequence[float], right: Sequence[float]) -> Interval | None:
     """Area under the ROC curve of a score for telling right (1) from wrong (0) rollouts.
 
     The probability that a right rollout scores above a wrong one, ties counting half, with
@@ -33,14 +26,14 @@ def auroc(scores: Sequence[float], right: Sequence[float]) -> Estimate | None:
     return _score_interval(float(wins.mean()), above.size, below.size)
 
 
-def _score_interval(area: float, right: int, wrong: int) -> Estimate:
+def _score_interval(area: float, right: int, wrong: int) -> Interval:
     """All θ with |area − θ| ≤ z·√V(θ) (Newcombe, Statistics in Medicine 25, 2006, method 5)."""
     theta = np.linspace(0.0, 1.0, 10_001)
     spread = (1 - theta) / (2 - theta) + theta / (1 + theta)
     factor = 1 + ((right + wrong) / 2 - 1) * spread
     variance = theta * (1 - theta) * factor / (right * wrong)
     kept = theta[np.abs(area - theta) <= Z95 * np.sqrt(variance)]
-    return Estimate(area, min(area, *kept[:1]), max(area, *kept[-1:]))
+    return Interval(area, min(area, *kept[:1]), max(area, *kept[-1:]))
 
 
 def _variance(values: np.ndarray) -> float:
@@ -48,14 +41,14 @@ def _variance(values: np.ndarray) -> float:
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
 
 
-def mean_interval(values: Sequence[float]) -> Estimate:
+def mean_interval(values: Sequence[float]) -> Interval:
     """A mean with its normal 95% interval (of no width for a single value)."""
     found = np.asarray(values, float)
     half = Z95 * float(np.sqrt(_variance(found)))
-    return Estimate(float(found.mean()), float(found.mean()) - half, float(found.mean()) + half)
+    return Interval(float(found.mean()), float(found.mean()) - half, float(found.mean()) + half)
 
 
-def paired_gain(after: Sequence[float], before: Sequence[float]) -> Estimate:
+def paired_gain(after: Sequence[float], before: Sequence[float]) -> Interval:
     """The mean of `after` − `before`, prompt by prompt, with its 95% interval."""
     return mean_interval([b - a for a, b in zip(before, after, strict=True)])
 

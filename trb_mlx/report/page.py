@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from trb_mlx import __version__
-from trb_mlx.files import replacing
+from trb_mlx.evaluation.diagnostics import Diagnostics, read_diagnostics
+from trb_mlx.files import disk_errors, replacing
+from trb_mlx.method import describe_method
 from trb_mlx.report.charts import Chart
 from trb_mlx.report.curve_charts import SECTIONS, SPECS, chart_of
-from trb_mlx.report.curves import Method, RunData
+from trb_mlx.report.curves import Method, RunData, group_runs, read_runs
 from trb_mlx.report.diagnostic_charts import diagnostic_charts
-from trb_mlx.report.diagnostics import Diagnostics
 from trb_mlx.report.plots import Drawing, draw
 from trb_mlx.report.results import (
-    describe_method,
     differences,
     key_results,
     numbers,
@@ -52,6 +52,35 @@ class Examination:
     name: str
     found: Diagnostics
     charts: Sequence[Chart]
+
+
+def kept_diagnostics(run: RunData) -> Diagnostics | None:
+    """What was measured of a run before, or None."""
+    return read_diagnostics(run.folder.diagnostics)
+
+
+def report_runs(
+    paths: Sequence[str],
+    out: Path | None = None,
+    diagnostics_of: Callable[[RunData], Diagnostics | None] = kept_diagnostics,
+) -> list[Path]:
+    """Report on run folders and give the files written, the page first.
+
+    Args:
+        paths: run folders.
+        out: where to; None is the run's own `report/`, or `./report/` for several runs.
+        diagnostics_of: a run's diagnostics, or None where it has none.
+
+    Raises:
+        UserError: a path is no run.
+        RunError: the report could not be written.
+    """
+    runs = read_runs(paths)
+    measured = {run.name: found for run in runs if (found := diagnostics_of(run))}
+    if out is None:
+        out = runs[0].folder.report if len(runs) == 1 else Path("report")
+    with disk_errors(f"report {out}"):
+        return write_report(group_runs(runs), measured, out)
 
 
 def write_report(

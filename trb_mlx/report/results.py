@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trb_mlx.config import Config
 from trb_mlx.config_file import flatten
 from trb_mlx.report.charts import Chart, Line, number
-from trb_mlx.report.console import clock
 from trb_mlx.report.curves import Curve, Method, RunData, curve, differing
+from trb_mlx.text import clock
 
 SHOWN_ROWS = 13  # of a figure's numbers
 PHASES = {
@@ -28,29 +27,6 @@ class Result(NamedTuple):
     name: str
     value: str
     note: str
-
-
-def describe_method(config: Config) -> str:
-    """Who draws the tokens under what schedule, and what the target adds."""
-    behavior, target = config.behavior, config.target
-    over = f"over {behavior.warmup_steps} steps"
-    drawn = {
-        "trb": f"TRB, ε {behavior.budget:g} annealed to 0 {over}",
-        "fixed": f"fixed-ε blending, ε {behavior.budget:g} throughout",
-        "vanilla": "vanilla, the student alone",
-        "skd": f"SKD, the teacher's top {behavior.top_k}",
-        "temperature": f"temperature warm-up from {behavior.start_temperature:g} {over}",
-    }
-    parts = [drawn[behavior.kind]]
-    if target.kind == "veto":
-        parts.append(f"Veto's bridge from {target.power:g} over {target.warmup_steps} steps")
-    if target.corrections != "match":
-        parts.append(f"corrections towards the teacher's {target.corrections.replace('_', ' ')}")
-    if config.loss.divergence != "reverse_kl":
-        parts.append(config.loss.divergence.replace("_", " "))
-    if target.sft_steps:
-        parts.append(f"after {target.sft_steps} steps of SFT")
-    return ", ".join(parts)
 
 
 def key_results(method: Method) -> list[Result]:

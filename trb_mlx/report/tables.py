@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from trb_mlx.report.intervals import LEVEL, Interval
+from trb_mlx.evaluation.intervals import LEVEL, Interval
 
 SHARES = ("pass@", "truncated_fraction", "topk_overlap")
 

@@ -9,11 +9,13 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from trb_mlx.config import BehaviorConfig
+from trb_mlx.errors import UserError, reading
 from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.ops.replacement import keep_or_replace
 from trb_mlx.ops.schedules import linear_decay, rising_temperature
 from trb_mlx.ops.trust_region import solve_blend
+from trb_mlx.rollout.own_behavior import find_behavior
 
 
 class Blend(NamedTuple):
@@ -29,33 +31,21 @@ class Blend(NamedTuple):
     total_variation: mx.array  # [...], TV(μ, π_S)
 
 
-def _as_it_is(step: int) -> float:
-    return 1.0
+def make_blend(student: Distribution, logprobs: mx.array, weight: mx.array | float) -> Blend:
+    """A behavior distribution with its distances to the student, which a policy's `blend` gives.
 
-
-@dataclass(frozen=True)
-class Behavior:
-    """A behavior policy μ.
-
-    Attributes:
-        kind: its name in the registry.
-        budget: step → ε in nats.
-        needs_teacher: step → whether the teacher is asked token by token.
-        blend: (student, teacher `[..., V]`, budget array) → μ; the student drafts.
-        temperature: step → factor on the rollout temperature; both models come tempered.
+    Args:
+        student: `[..., V]`.
+        logprobs: log μ `[..., V]`, normalised; −inf where μ has no mass.
+        weight: the teacher's weight in it, a scalar or `[...]`.
     """
-
-    kind: str
-    budget: Callable[[int], float]
-    needs_teacher: Callable[[int], bool]
-    blend: Callable[[Distribution, Distribution, mx.array], Blend]
-    temperature: Callable[[int], float] = _as_it_is
-
-
-def trust_region_blend(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
-    """argmin KL(μ‖π_T) subject to KL(μ‖π_S) ≤ budget, with its weight."""
-    weight, kl, probs = solve_blend(student, teacher.logprobs, budget)
-    return Blend(probs, weight, kl, total_variation(probs, student.probs))
+    probs = mx.exp(logprobs)
+    return Blend(
+        probs,
+        mx.broadcast_to(mx.array(weight, dtype=mx.float32), logprobs.shape[:-1]),
+        kl_divergence(logprobs, student.logprobs),
+        total_variation(probs, student.probs),
+    )
 
 
 def pure_student(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
@@ -64,9 +54,46 @@ def pure_student(student: Distribution, teacher: Distribution, budget: mx.array)
     return Blend(student.probs, none, none, none)
 
 
+def _never(step: int) -> bool:
+    return False
+
+
+def _zero(step: int) -> float:
+    return 0.0
+
+
+def _one(step: int) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """A behavior policy μ; by default the student's own draws.
+
+    Attributes:
+        kind: its name in the registry.
+        needs_teacher: step → whether the teacher is asked token by token; steps count from 0.
+        blend: (student, teacher `[..., V]`, budget array) → μ; the student drafts.
+        budget: step → ε in nats.
+        temperature: step → factor on the rollout temperature; both models come tempered.
+    """
+
+    kind: str
+    needs_teacher: Callable[[int], bool] = _never
+    blend: Callable[[Distribution, Distribution, mx.array], Blend] = pure_student
+    budget: Callable[[int], float] = _zero
+    temperature: Callable[[int], float] = _one
+
+
+def trust_region_blend(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
+    """argmin KL(μ‖π_T) subject to KL(μ‖π_S) ≤ budget, with its weight."""
+    weight, kl, probs = solve_blend(student, teacher.logprobs, budget)
+    return Blend(probs, weight, kl, total_variation(probs, student.probs))
+
+
 def vanilla(config: BehaviorConfig) -> Behavior:
     """Vanilla OPD: the student draws, the teacher scores afterwards."""
-    return Behavior("vanilla", lambda step: 0.0, lambda step: False, pure_student)
+    return Behavior("vanilla")
 
 
 def trb(config: BehaviorConfig) -> Behavior:
@@ -75,16 +102,13 @@ def trb(config: BehaviorConfig) -> Behavior:
     def budget(step: int) -> float:
         return linear_decay(step, config.budget, config.warmup_steps)
 
-    return Behavior("trb", budget, lambda step: budget(step) > 0, trust_region_blend)
+    return Behavior("trb", lambda step: budget(step) > 0, trust_region_blend, budget)
 
 
 def fixed(config: BehaviorConfig) -> Behavior:
     """Fixed-ε blending: the same solver under a constant budget for the whole run."""
     return Behavior(
-        "fixed",
-        lambda step: config.budget,
-        lambda step: config.budget > 0,
-        trust_region_blend,
+        "fixed", lambda step: config.budget > 0, trust_region_blend, lambda step: config.budget
     )
 
 
@@ -99,21 +123,18 @@ def skd(config: BehaviorConfig) -> Behavior:
         probs, replaced = keep_or_replace(
             student, teacher, config.top_k, config.teacher_temperature
         )
-        kl = kl_divergence(mx.log(probs), student.logprobs)
-        return Blend(probs, replaced, kl, total_variation(probs, student.probs))
+        return make_blend(student, mx.log(probs), replaced)
 
-    return Behavior("skd", lambda step: 0.0, lambda step: True, blend)
+    return Behavior("skd", lambda step: True, blend)
 
 
 def temperature(config: BehaviorConfig) -> Behavior:
     """Temperature warm-up: the student alone, its temperature rising to 1 over `warmup_steps`."""
-    return Behavior(
-        "temperature",
-        lambda step: 0.0,
-        lambda step: False,
-        pure_student,
-        lambda step: rising_temperature(step, config.start_temperature, config.warmup_steps),
-    )
+
+    def factor(step: int) -> float:
+        return rising_temperature(step, config.start_temperature, config.warmup_steps)
+
+    return Behavior("temperature", temperature=factor)
 
 
 BEHAVIORS: dict[str, Callable[[BehaviorConfig], Behavior]] = {
@@ -126,5 +147,18 @@ BEHAVIORS: dict[str, Callable[[BehaviorConfig], Behavior]] = {
 
 
 def make_behavior(config: BehaviorConfig) -> Behavior:
-    """The policy that a config names."""
-    return BEHAVIORS[config.kind](config)
+    """The policy that a config names.
+
+    Raises:
+        UserError: a policy of one's own that cannot be found, or is none.
+    """
+    if config.kind in BEHAVIORS:
+        return BEHAVIORS[config.kind](config)
+    with reading(f"behavior.kind {config.kind}"):
+        behavior = find_behavior(config.kind)(config)
+    if not isinstance(behavior, Behavior):
+        raise UserError(
+            f"behavior.kind {config.kind} gave a {type(behavior).__name__}, expected a "
+            "trb_mlx.Behavior."
+        )
+    return behavior

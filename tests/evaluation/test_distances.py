@@ -1,0 +1,75 @@
+"""Distances between models, against float64 and in pieces."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from trb_mlx.evaluation import distances
+from trb_mlx.evaluation.distances import NAMES, distribution_sums
+from trb_mlx.evaluation.evaluator import mean_reverse_kl
+from trb_mlx.models.pair import Pair
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+
+
+@pytest.fixture
+def rollout(pair: Pair) -> Rollout:
+    prompts = [Prompt(i, "", tuple(range(40, 43 + 4 * i))) for i in range(4)]
+    jobs = [Job(prompt, RolloutKey(0, 0, prompt.index, 0)) for prompt in prompts]
+    return sample(pair.student, jobs, Sampling(9))
+
+
+def logprobs(pair: Pair, rollout: Rollout, row: int) -> list[np.ndarray]:
+    """Both models' float64 log-probs `[T, V]` at the positions of one row."""
+    prompt = rollout.jobs[row].prompt.tokens
+    ids = mx.array([[*prompt, *rollout.response(row)]])[:, :-1]
+    found = []
+    for scorer in (pair.student, pair.teacher):
+        logits = np.asarray(scorer.logits(ids), np.float64)[0, len(prompt) - 1 :]
+        peak = logits.max(-1, keepdims=True)
+        found.append(logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True)))
+    return found
+
+
+def test_every_sum_is_its_definition(pair: Pair, rollout: Rollout) -> None:
+    found = distribution_sums(pair, rollout, 3, support=5)
+    for row in range(4):
+        ours, theirs = logprobs(pair, rollout, row)
+        seen = np.isfinite(ours)
+        gap = np.where(seen, ours, 0.0) - np.where(seen, theirs, 0.0)
+        tops = [np.argsort(-side, axis=-1)[:, :5] for side in (ours, theirs)]
+        shared = [len(set(a) & set(b)) / 5 for a, b in zip(*tops, strict=True)]
+        p, q = np.exp(ours), np.exp(theirs)
+        expected = {
+            "reverse_kl": (p * gap).sum(),
+            "forward_kl": -(q * gap).sum(),
+            "topk_overlap": sum(shared),
+            "student_entropy": -(p * np.where(seen, ours, 0.0)).sum(),
+            "teacher_entropy": -(q * np.where(seen, theirs, 0.0)).sum(),
+        }
+        for name in NAMES:
+            assert found[name][row] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+
+
+def test_long_texts_go_in_pieces(
+    pair: Pair, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = distribution_sums(pair, rollout, 2, support=5)
+    monkeypatch.setattr(distances, "chunk_tokens", lambda *_, **__: 5)
+    pieces = distribution_sums(pair, rollout, 2, support=5)
+    for name in NAMES:
+        np.testing.assert_allclose(pieces[name], whole[name], rtol=1e-4)
+
+
+def test_it_agrees_with_the_evaluation_during_training(pair: Pair, rollout: Rollout) -> None:
+    sums = distribution_sums(pair, rollout, 2, support=5)
+    mean = sums["reverse_kl"].sum() / rollout.lengths.sum()
+    assert mean == pytest.approx(mean_reverse_kl(pair, rollout, 2), rel=1e-5)
+
+
+def test_a_model_is_no_distance_from_itself(pair: Pair, rollout: Rollout) -> None:
+    found = distribution_sums(Pair(pair.student, pair.student), rollout, 4, support=5)
+    np.testing.assert_allclose(found["reverse_kl"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(found["topk_overlap"], rollout.lengths)

@@ -1,0 +1,1 @@
+"""Adapters in memory and in the formats of mlx-lm and PEFT."""

@@ -1,0 +1,1 @@
+"""Methods side by side: the specification, the runs, the statistics, the table and the figure."""

@@ -1,0 +1,118 @@
+"""Comparing as a function: a specification in, its table out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trb_mlx.comparison.figure import write_figure
+from trb_mlx.comparison.runs import (
+    check_data,
+    check_problems,
+    finish_run,
+    load_teacher,
+    read_outcome,
+)
+from trb_mlx.comparison.side_by_side import run_side_by_side
+from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
+from trb_mlx.comparison.statistics import Outcome, Row, compare_methods
+from trb_mlx.comparison.table import verdict, write_tables
+from trb_mlx.interrupts import watching
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side.
+
+    Attributes:
+        spec: what was asked for.
+        rows: one a method's variant, with intervals over seeds and over problems.
+        verdict: who leads by the metric that decides, in a sentence.
+        path: the folder with the runs, the table (Markdown, JSON, CSV) and the figure.
+        has_figure: whether there was anything but the reference to draw.
+    """
+
+    spec: CompareSpec
+    rows: Sequence[Row]
+    verdict: str
+    path: Path
+    has_figure: bool
+
+
+def compare(
+    spec: str | Path, *, jobs: int = 1, progress: bool | Callable[[str], None] = False
+) -> Comparison:
+    """Train and evaluate the methods of a comparison over its seeds, and put them side by side.
+
+    Finished runs are kept: the same call again goes on where it stopped.
+
+    Args:
+        spec: a YAML file, or a shipped comparison's name (`small`, `main`).
+        jobs: runs at once, each in a process of its own.
+        progress: print a line a finished run, or hand it to a function of your own.
+
+    Raises:
+        UserError: the specification or a config of it cannot be used.
+        RunError: a run had to stop, or another process works on it.
+        Interrupted: a signal came; what is finished is kept.
+    """
+    say = progress if callable(progress) else print if progress else _say_nothing
+    chosen, root = load_spec(str(spec))
+    runs = plan_runs(chosen, root, str(spec))
+    with watching():
+        outcomes = finish_runs(chosen, runs, root, str(spec), jobs, say)
+    rows = compare_methods(chosen, outcomes)
+    write_tables(root, chosen, rows, len(runs) - len(outcomes))
+    drawn = write_figure(root / "table.png", chosen, rows)
+    return Comparison(chosen, rows, verdict(chosen, rows), root, drawn)
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def finish_runs(
+    spec: CompareSpec,
+    runs: Sequence[PlannedRun],
+    root: Path,
+    name: str,
+    jobs: int,
+    say: Callable[[str], None],
+    checked: bool = False,
+) -> list[Outcome]:
+    """Every run's outcome; unfinished ones are run here, or in `jobs` processes.
+
+    Args:
+        spec: the comparison.
+        runs: its runs, or one of them.
+        root: its folder.
+        name: what other processes find it by: its file, or a shipped comparison's name.
+        jobs: processes at once.
+        say: takes a line at the start and one a finished run.
+        checked: whether what all runs share was checked already.
+    """
+    left = {run.name: run for run in runs if read_outcome(spec, run) is None}
+    say(f"{len(runs)} runs, {len(left)} to do; progress in {root / 'logs'}")
+    for run in runs:
+        check_data(spec, run)
+    if left and not checked:
+        check_problems(spec, runs[0])
+    if jobs > 1 and len(left) > 1:
+        commands = {each: ["compare", name, "--only", each] for each in left}
+        run_side_by_side(commands, jobs, root / "logs", lambda run: say(_line(spec, left[run])))
+    teacher = load_teacher(runs[0].config) if spec.share_teacher and left and jobs == 1 else None
+    outcomes = []
+    for run in runs:
+        outcomes.append(finish_run(spec, run, root, teacher))
+        if run.name in left and jobs == 1:
+            say(_line(spec, run))
+    return outcomes
+
+
+def _line(spec: CompareSpec, run: PlannedRun) -> str:
+    """One line when a run is done."""
+    outcome = read_outcome(spec, run)
+    assert outcome is not None
+    value = outcome.metrics.get(spec.decides)
+    return f"done {run.name}: {spec.decides} {'–' if value is None else f'{value:.4g}'}"

@@ -1,0 +1,203 @@
+"""`trb-mlx compare`: trains and evaluates the runs of a comparison, one by one or side by side."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Console
+
+from trb_mlx.comparison.spec import CompareSpec, PlannedRun
+from trb_mlx.comparison.statistics import Outcome, Scores, problem_scores, training_metrics
+from trb_mlx.config import Config
+from trb_mlx.config_file import load_config
+from trb_mlx.data.context import longest_prompt
+from trb_mlx.data.held_out import held_out_prompts, split_prompts
+from trb_mlx.errors import UserError, reading
+from trb_mlx.evaluation.held_out import evaluate_target
+from trb_mlx.evaluation.result_folder import digest
+from trb_mlx.evaluation.target import best_step, open_target
+from trb_mlx.files import disk_errors, json_line, locked, read_lines, read_metrics, write_text
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.runs.data import check_digests, has_same_files
+from trb_mlx.runs.folder import RunFolder, locate
+from trb_mlx.training.session import train_run
+
+
+def finish_run(
+    spec: CompareSpec, run: PlannedRun, root: Path, teacher: LanguageModel | None = None
+) -> Outcome:
+    """Train a run, or go on with it, evaluate it, and keep what it found.
+
+    What it prints goes to ROOT/logs/NAME.log.
+
+    Raises:
+        RunError: another process works on this run, or it had to stop.
+        UserError, Interrupted: as `runs.train_run`.
+    """
+    done = read_outcome(spec, run)
+    if done is not None:
+        return done
+    folder = locate(run.config, run.name)
+    (root / "logs").mkdir(parents=True, exist_ok=True)
+    with locked(root / "logs" / f"{run.name}.lock", f"run {run.name}"):
+        with (root / "logs" / f"{run.name}.log").open("a", encoding="utf-8") as log:
+            if _trained_steps(folder) < run.config.train.steps:
+                resume = folder.config.exists()
+                train_run(run.config, folder, resume, Console(file=log, width=100), teacher)
+            found = _evaluated(spec, run, folder, partial(print, file=log), teacher)
+        path = _outcome_path(spec, folder)
+        with disk_errors(str(path)):
+            write_text(path, json_line(found))
+    mx.clear_cache()
+    outcome = read_outcome(spec, run)
+    assert outcome is not None
+    return outcome
+
+
+def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
+    """See before hours of training that there are enough held-out problems.
+
+    Raises:
+        UserError: there are fewer than the comparison reports on, or some are too long.
+    """
+    prepare_backend()
+    config = _with_problems(spec, run.config)
+    wanted = config.eval.prompts
+    model = load_model(config.student)
+    prompts = held_out_prompts(config, model.tokenizer, lambda text: None)
+    found = len(prompts)
+    if found < wanted:
+        raise UserError(
+            f"problems is {spec.problems}, and the data has {found} held-out problems, "
+            f"{run.config.eval.prompts} of which eval.prompts takes during training; "
+            f"expected problems up to {max(found - run.config.eval.prompts, 0)}."
+        )
+    if model.context is None:
+        return
+    answer = config.eval.max_tokens or config.rollout.max_tokens
+    longest = longest_prompt(model.context, answer, config.data.max_prompt_tokens)
+    over = sum(len(prompt.tokens) > longest for prompt in prompts)
+    if over:
+        raise UserError(
+            f"{over} of the {found} held-out problems leave no room for an answer of {answer} "
+            f"tokens in the context of {model.context}; expected data.max_prompt_tokens up to "
+            f"{longest}, which leaves them out."
+        )
+
+
+def check_data(spec: CompareSpec, run: PlannedRun) -> None:
+    """Refuse a run that other data than its files now hold has trained or evaluated.
+
+    Its prompts are looked at only where a file has changed.
+
+    Raises:
+        UserError: they are others.
+    """
+    folder = locate(run.config, run.name)
+    if not folder.config.exists() or has_same_files(folder, run.config):
+        return
+    prepare_backend()
+    kept = load_config(str(folder.config))  # with the teacher's template, where it was borrowed
+    tokenizer = load_model(kept.student).tokenizer
+    split = split_prompts(kept, tokenizer, lambda text: None)
+    try:
+        check_digests(folder, kept, vars(split), lambda text: None)
+    except UserError as error:
+        raise UserError(f"{error} Remove {folder.path} to train it again.") from error
+    outcome = _outcome_path(spec, folder)
+    if outcome.exists():
+        prompts = held_out_prompts(_with_problems(spec, kept), tokenizer, lambda text: None)
+        now = [digest(prompt.text) for prompt in prompts[kept.eval.prompts :]]
+        for found in json.loads(outcome.read_text(encoding="utf-8")).values():
+            lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
+            if [line.get("key") for line in lines] != now:
+                raise UserError(
+                    f"run {folder.path} was evaluated on other problems than its data now holds; "
+                    f"remove {outcome} to evaluate it again."
+                )
+
+
+def _with_problems(spec: CompareSpec, config: Config) -> Config:
+    """The config with the problems that are reported on behind those that choose a checkpoint."""
+    wanted = config.eval.prompts + spec.problems
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"prompts": wanted})})
+
+
+def load_teacher(config: Config) -> LanguageModel:
+    """The teacher that all runs of a process may share; training never changes it."""
+    prepare_backend()
+    return load_model(config.teacher)
+
+
+def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
+    """What a run found, or None where it is not finished."""
+    folder = locate(run.config, run.name)
+    path = _outcome_path(spec, folder)
+    if not path.exists():
+        return None
+    with reading(f"outcome {path}"):
+        return _read_outcome(spec, run, folder, path)
+
+
+def _read_outcome(spec: CompareSpec, run: PlannedRun, folder: RunFolder, path: Path) -> Outcome:
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
+    metrics, held_out = training_metrics(read_metrics(folder.metrics), rollouts, spec.early_steps)
+    problems: dict[str, Scores] = {}
+    for point, found in kept.items():
+        values = found["metrics"].items()
+        metrics |= {f"{point}.{name}": float(value) for name, value in values if value is not None}
+        place = folder.path / "eval" / found["folder"] / "problems.jsonl"
+        lines = read_lines(place)
+        if len({line["problem"] for line in lines}) != spec.problems:
+            raise UserError(
+                f"{place} has {len(lines)} lines for the {spec.problems} problems asked for; "
+                f"remove {path} and that folder to evaluate again."
+            )
+        problems[point] = problem_scores(lines)
+    steps = {point: found["step"] for point, found in kept.items()}
+    return Outcome(run.method, run.variant, run.seed, metrics, held_out, problems, steps)
+
+
+def _outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
+    """Other evaluation settings are another outcome of the same training."""
+    return folder.path / f"outcome-{digest([spec.problems, spec.samples])}.json"
+
+
+def _trained_steps(folder: RunFolder) -> int:
+    """How far the adapters are trained: the metrics' last step is kept before them."""
+    kept = sorted(folder.adapter_path.glob("*_adapters.safetensors"))
+    newest = int(kept[-1].name.split("_")[0]) if kept else 0
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
+    return min(newest, max((line["step"] for line in lines), default=0))
+
+
+def _evaluated(
+    spec: CompareSpec,
+    run: PlannedRun,
+    folder: RunFolder,
+    say: Any,
+    teacher: LanguageModel | None,
+) -> dict[str, Any]:
+    """The final and the best checkpoint on problems that training never looked at.
+
+    The best one is chosen by the first `eval.prompts` held-out problems, which are left out here.
+    """
+    seen = run.config.eval.prompts
+    changes = [("eval.prompts", seen + spec.problems), ("eval.samples", spec.samples)]
+    last = run.config.train.steps
+    found: dict[str, Any] = {}
+    by_step: dict[int, dict[str, Any]] = {}
+    for point, step in (("final", last), ("best", best_step(folder))):
+        if step not in by_step:
+            target = open_target(str(folder.path), None, str(step), changes, True, teacher)
+            result = evaluate_target(target, "held-out", folder.path / "eval", skip=seen, say=say)
+            values = {name: metric.value for name, metric in result.metrics.items()}
+            assert result.path is not None
+            by_step[step] = {"step": step, "folder": result.path.name, "metrics": values}
+        found[point] = by_step[step]
+    return found

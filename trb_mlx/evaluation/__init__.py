@@ -1,0 +1,1 @@
+"""Held-out evaluation: accuracy, distances to the teacher, intervals, and what keeps them."""

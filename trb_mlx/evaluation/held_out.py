@@ -1,0 +1,205 @@
+"""`trb-mlx eval`: a run or a model on a set of problems, kept in a folder and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trb_mlx import __version__
+from trb_mlx.config import EvalConfig
+from trb_mlx.config_file import load_config
+from trb_mlx.data.context import fit_context, shortest_context
+from trb_mlx.data.held_out import held_out_prompts, held_out_source, split_prompts
+from trb_mlx.data.rewards import Verifier
+from trb_mlx.errors import UserError
+from trb_mlx.evaluation.evaluator import NONE_RIGHT, as_drawn, truncation_warning
+from trb_mlx.evaluation.intervals import Interval
+from trb_mlx.evaluation.problems import Task, run_task, summarize
+from trb_mlx.evaluation.result_folder import Line, ResultFolder, digest
+from trb_mlx.evaluation.target import Target
+from trb_mlx.files import locked
+from trb_mlx.interrupts import watching
+from trb_mlx.runs.data import check_digests, chooses_the_same
+from trb_mlx.types import Prompt
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        about: what was evaluated and how, for people and for `result.json`.
+        metrics: every metric with its interval over problems.
+        lines: what each problem gave.
+        path: the folder that keeps it all, or None.
+    """
+
+    about: dict[str, Any]
+    metrics: dict[str, Interval]
+    lines: list[Line]
+    path: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat object: `about`, a value a metric, and the ends of each interval."""
+        ends = {n: [m.low, m.high] for n, m in self.metrics.items() if m.low is not None}
+        values = {name: metric.value for name, metric in self.metrics.items()}
+        return {**self.about, **values, "intervals": ends}
+
+
+def evaluate_target(
+    target: Target,
+    name: str,
+    parent: Path | None,
+    pass_k: Sequence[int] = (1,),
+    skip: int = 0,
+    say: Say = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Evaluation:
+    """Evaluate on the held-out problems of the target's config, with its `eval` settings.
+
+    Args:
+        target: the model, with its teacher for the distribution metrics.
+        name: what the problems are called.
+        parent: where the evaluation's folder goes; None keeps nothing.
+        pass_k: the k of pass@k.
+        skip: leave out that many problems at the front.
+        say: is told what was left out.
+        progress: is told how many problems of how many are done.
+
+    Raises:
+        UserError: the problems cannot be read, or have no answers and no teacher is there to
+            compare with; k is over the samples.
+        Interrupted: a signal came; the folder holds what is finished.
+    """
+    _check_counts(target.config.eval, pass_k, say)
+    task = _task(target, skip, say)
+    settings = _settings(target, task)
+    folder = None if parent is None else ResultFolder(parent, name, settings)
+    count = len(task.prompts)
+    what = f"evaluation {folder.path}" if folder else ""
+    lock = locked(folder.path / ".lock", what) if folder else nullcontext()
+    with watching(), lock, Verifier() as verifier:
+        lines = run_task(task, folder, verifier, lambda done: progress(done, count))
+        if verifier.timeouts:
+            say(f"{verifier.timeouts} answers took too long to verify and count as wrong")
+    metrics = summarize(lines, task.config.samples, pass_k)
+    _warn(lines, metrics, settings["max_tokens"], say)
+    about = {
+        "target": target.name,
+        "data": name,
+        "problems": count,
+        **{key: settings[key] for key in ("samples", "temperature", "top_p", "max_tokens", "seed")},
+    }
+    found = Evaluation(about, metrics, lines, None if folder is None else folder.path)
+    if folder:
+        folder.finish(found.as_json())
+    return found
+
+
+def _check_counts(config: EvalConfig, pass_k: Sequence[int], say: Say) -> None:
+    if config.temperature == 0.0:
+        if max(pass_k) > 1:
+            raise UserError(
+                f"--pass-k {max(pass_k)} needs answers that differ, and at temperature 0 all are "
+                "alike; expected --pass-k 1, or a temperature above 0."
+            )
+        if config.samples > 1:
+            say(f"temperature 0: one answer a problem, for all {config.samples} would be alike")
+        return
+    for k in pass_k:
+        if k > config.samples:
+            raise UserError(
+                f"--pass-k {k} needs at least {k} samples a problem, found {config.samples}; "
+                f"expected --samples {k}, or k up to {config.samples}."
+            )
+
+
+def _warn(
+    lines: Sequence[Line], metrics: Mapping[str, Interval], max_tokens: int, say: Say
+) -> None:
+    cut = truncation_warning(metrics["truncated_fraction"].value, f"{max_tokens} tokens")
+    rewards = [reward for line in lines for reward in line["rewards"] or ()]
+    for sentence in (cut, NONE_RIGHT if rewards and not any(rewards) else None):
+        if sentence is not None:
+            say(sentence)
+
+
+def _task(target: Target, skip: int, say: Say) -> Task:
+    config = target.config
+    prompts = _held_out(target, say)[skip:]
+    if all(prompt.answer is None for prompt in prompts) and target.pair is None:
+        raise UserError(
+            "the held-out prompts have no gold answers; name their column with "
+            "--set data.eval.answer_column=NAME, or a --teacher to compare with."
+        )
+    contexts = [target.scorer.model.context]
+    if target.pair is not None:
+        contexts.append(target.pair.teacher.model.context)
+    prompts, max_tokens = fit_context(
+        prompts,
+        shortest_context(contexts),
+        config.eval.max_tokens or config.rollout.max_tokens,
+        config.data.max_prompt_tokens,
+        "held-out",
+        say,
+    )
+    return Task(
+        target.scorer,
+        target.pair,
+        prompts,
+        as_drawn(config.eval, max_tokens),
+        config.train.seed,
+        config.rollout.batch_size,
+        config.train.micro_batch_size,
+        config.loss.top_k,
+    )
+
+
+def _held_out(target: Target, say: Say) -> Sequence[Prompt]:
+    """The held-out prompts that the config asks for; a run's own are those that it began with.
+
+    Raises:
+        UserError: the run's data has changed since.
+    """
+    config, folder, tokenizer = target.config, target.folder, target.scorer.model.tokenizer
+    kept = None if folder is None else load_config(str(folder.config))
+    if folder is None or kept is None or not chooses_the_same(config, kept):
+        return held_out_prompts(config, tokenizer, say)
+    wanted, own = config.eval.prompts, kept.eval.prompts
+    if held_out_source(config) is None:
+        split = split_prompts(kept, tokenizer, lambda _: None)
+        check_digests(folder, kept, vars(split), say)
+        if wanted > len(split.eval) and wanted != own:
+            say(f"{folder.path} held out {len(split.eval)} prompts and trained on the others")
+        return split.eval[-wanted:]
+    prompts = held_out_prompts(kept, tokenizer, say)
+    check_digests(folder, kept, {"eval": prompts}, say)
+    return prompts if wanted == own else held_out_prompts(config, tokenizer, lambda _: None)
+
+
+def _settings(target: Target, task: Task) -> dict[str, Any]:
+    """All that the lines depend on: other settings are another evaluation."""
+    config = target.config
+    source = held_out_source(config)
+    problems = [[list(prompt.tokens), prompt.answer, prompt.grader] for prompt in task.prompts]
+    return {
+        "version": __version__,
+        "student": config.student.model_dump(mode="json"),
+        "adapter": target.adapter,
+        "teacher": config.teacher.model_dump(mode="json") if target.pair else None,
+        "source": None if source is None else source.model_dump(mode="json"),
+        "problems": len(problems),
+        "first_problem": task.prompts[0].index,
+        "problems_digest": digest(problems),
+        "samples": task.config.samples,
+        "temperature": task.config.temperature,
+        "top_p": task.config.top_p,
+        "max_tokens": task.config.max_tokens,
+        "seed": task.seed,
+        "support": task.support if target.pair else None,
+    }

@@ -1,0 +1,171 @@
+"""A run or a model, opened for use, and one answer of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trb_mlx.adapters.apply import load_adapter
+from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshot
+from trb_mlx.config import Config
+from trb_mlx.config_file import load_config
+from trb_mlx.data.prompts import make_formatter
+from trb_mlx.data.sources import Example
+from trb_mlx.errors import UserError
+from trb_mlx.evaluation.evaluator import responses
+from trb_mlx.files import file_digest, read_metrics
+from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.models.pair import Pair, Scorer, make_pair, single
+from trb_mlx.rollout.cache_trial import make_decoder
+from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
+from trb_mlx.types import Job, Prompt, RolloutKey
+
+Changes = Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loaded model with its adapter, and the config that says how it is used.
+
+    Attributes:
+        name: the folder or model that was named.
+        scorer: the model.
+        config: how it is used.
+        pair: the model as the student and its teacher, where that was asked for.
+        folder: the run's, where it is a run.
+        adapter: the SHA-256 of the adapter's weights, or None.
+    """
+
+    name: str
+    scorer: Scorer
+    config: Config
+    pair: Pair | None = None
+    folder: RunFolder | None = None
+    adapter: str | None = None
+
+
+def open_target(
+    target: str,
+    adapter_path: str | None,
+    checkpoint: str,
+    changes: Changes = (),
+    with_teacher: bool = False,
+    teacher: LanguageModel | None = None,
+) -> Target:
+    """Load a run's student with its adapter, or a model with or without one.
+
+    Args:
+        target: a run folder, or what `student.model` takes.
+        adapter_path: a folder with mlx-lm adapters; a run has its own.
+        checkpoint: `final`, `best` (held out) or a step; of a run only.
+        changes: dotted keys and values on top of the config.
+        with_teacher: load `teacher.model` too.
+        teacher: take this one instead of loading it.
+
+    Raises:
+        UserError: the target is neither, or the adapter does not exist or fit, or a model gives
+            other probabilities with a cache than without.
+    """
+    prepare_backend()
+    folder = find_run(target)
+    if folder is None:
+        if target.startswith("runs/"):
+            raise UserError(f"run {target} does not exist{nearest_run(target)}.")
+        if checkpoint != "final":
+            raise UserError(f"--checkpoint {checkpoint} needs a run folder, and {target} is none.")
+        config = load_config(None, [*_model_keys(target), *changes])
+    else:
+        config = load_config(str(folder.config), changes)
+    model = load_model(config.student)
+    pair = make_pair(model, teacher or load_model(config.teacher)) if with_teacher else None
+    weights = _adapter_weights(adapter_path, folder, checkpoint)
+    stops: Sequence[int] = ()
+    if weights is not None:
+        stops = load_adapter(model, weights.parent, weights)
+    scorer = pair.student if pair else single(model, stops)
+    for each in (pair.student, pair.teacher) if pair else (scorer,):
+        make_decoder(each)  # refuses a model that is wrong without a cache, or with one
+    digest = None if weights is None else file_digest(weights)
+    return Target(target, scorer, config, pair, folder, digest)
+
+
+def _model_keys(model: str) -> Changes:
+    return [("teacher.model", model), ("student.model", model)]
+
+
+def _adapter_weights(
+    adapter_path: str | None, folder: RunFolder | None, checkpoint: str
+) -> Path | None:
+    if adapter_path is not None:
+        return Path(adapter_path).expanduser() / WEIGHTS
+    return None if folder is None else adapter_file(folder, checkpoint)
+
+
+def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
+    """The adapter weights of `final`, `best` or a step.
+
+    Raises:
+        UserError: the run has no such snapshot; names those it has.
+    """
+    if checkpoint == "final":
+        return folder.adapter_path / WEIGHTS
+    step = best_step(folder) if checkpoint == "best" else checkpoint
+    kept = sorted(int(path.name.split("_")[0]) for path in folder.adapter_path.glob(f"*_{WEIGHTS}"))
+    if not str(step).isdigit() or int(step) not in kept:
+        raise UserError(
+            f"--checkpoint {checkpoint} is not in {folder.path}; expected final, best or one of "
+            f"{', '.join(map(str, kept)) or 'none yet'}."
+        )
+    return snapshot(folder.adapter_path, int(step))
+
+
+def best_step(folder: RunFolder) -> int:
+    """The step with the highest held-out pass@1, or the lowest reverse KL where no answer is.
+
+    Raises:
+        UserError: the run has no evaluation of a trained state.
+    """
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
+    for name, sign in (("eval/pass@1", 1.0), ("eval/reverse_kl", -1.0)):
+        scored = [(sign * line[name], line["step"]) for line in lines if line.get(name) is not None]
+        later = [(score, -step) for score, step in scored if step]  # of equals, the earliest
+        if later:
+            return -max(later)[1]
+    raise UserError(f"--checkpoint best: {folder.path} has no evaluation yet.")
+
+
+def generate_text(
+    target: Target, prompt: str, max_tokens: int, temperature: float, seed: int, limit: int | None
+) -> str:
+    """One answer, without its stop token.
+
+    Args:
+        target: the model.
+        prompt: the user's text, put into the target's prompt format.
+        max_tokens: the longest answer.
+        temperature: τ; 0 takes the likeliest token.
+        seed: of the draws.
+        limit: the longest prompt in tokens (default: `data.max_prompt_tokens`).
+
+    Raises:
+        UserError: an empty prompt, or one over the limit or the model's context.
+    """
+    if not prompt.strip():
+        raise UserError("--prompt is empty; expected some text.")
+    scorer, config = target.scorer, target.config
+    text, tokens = make_formatter(config.prompt, scorer.model.tokenizer)(Example(prompt, None))
+    context = scorer.model.context
+    longest = limit or config.data.max_prompt_tokens
+    if context is not None:
+        longest = min(longest, context - 1)
+    if len(tokens) > longest:
+        raise UserError(
+            f"--prompt has {len(tokens)} tokens, over the limit of {longest} "
+            "(--max-prompt-tokens or data.max_prompt_tokens, and the model's context)."
+        )
+    job = Job(Prompt(0, text, tuple(tokens)), RolloutKey(seed, 0, 0, 0))
+    rollout = sample(scorer, [job], Sampling(max_tokens, 1, temperature))
+    return responses(scorer, rollout)[0]

@@ -1,0 +1,135 @@
+"""Checkpoints: adapters, optimizer and counters, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from trb_mlx.errors import UserError
+from trb_mlx.models.arrays import load_arrays, save_arrays
+from trb_mlx.files import json_text, replacing_folder
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The counters of a run: finished updates, skipped in a row, skipped in all.
+
+    `drafting` is what the choice of draft lengths was found to depend on.
+    """
+
+    step: int
+    bad_steps: int = 0
+    skipped: int = 0
+    drafting: dict[str, Any] | None = None
+
+
+def save_checkpoint(
+    folder: Path, module: nn.Module, optimizer: optim.Optimizer, progress: Progress, keep: int
+) -> None:
+    """Write `folder/STEP/` and remove all but the newest `keep`.
+
+    The data cursor is not stored: which prompts a step uses is a function of seed and step.
+    """
+    with replacing_folder(folder / f"{progress.step:07d}") as draft:
+        save_arrays(
+            draft / "adapters.safetensors", dict(tree_flatten(module.trainable_parameters()))
+        )
+        # By name, since a state that was loaded has another order than one that grew.
+        state = dict(sorted(tree_flatten(optimizer.state)))
+        save_arrays(draft / "optimizer.safetensors", state)
+        (draft / "state.json").write_text(json_text(vars(progress), None) + "\n", encoding="utf-8")
+    kept = checkpoints(folder)
+    whole = [path for path in kept if not _is_skipped(path)]
+    for old in set(kept[:-keep]) - set(whole[-1:]):
+        shutil.rmtree(old)
+
+
+def _is_skipped(path: Path) -> bool:
+    """Whether the checkpoint's last update was not finite: what led there may be its weights."""
+    try:
+        return bool(json.loads((path / "state.json").read_text(encoding="utf-8"))["bad_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"\d{7,}", path.name))
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove what crashes left of checkpoints that they cut off."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
+        shutil.rmtree(path)
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -> Progress:
+    """Put a checkpoint's adapters and optimizer state in place.
+
+    Raises:
+        UserError: a file is missing or damaged, or of another adapter, or holds values that are
+            not finite.
+    """
+    try:
+        progress = Progress(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        weights = load_arrays(path / "adapters.safetensors")
+        state = load_arrays(path / "optimizer.safetensors")
+    except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}); {_WAY_OUT}") from error
+    trouble = (
+        _progress_trouble(progress, path)
+        or _arrays_trouble(weights, module.trainable_parameters(), "adapters.safetensors")
+        or _arrays_trouble(state, optimizer.state, "optimizer.safetensors")
+    )
+    if trouble:
+        raise UserError(f"checkpoint {path} does not fit this run: {trouble}; {_WAY_OUT}")
+    module.load_weights(list(weights.items()), strict=False)
+    optimizer.state = tree_unflatten(list(state.items()))
+    # A flat file has no branches without leaves; the updated state has them, as the module does.
+    optimizer.init(module.trainable_parameters())
+    mx.eval(module.parameters(), optimizer.state)
+    return progress
+
+
+_WAY_OUT = "remove it to go on from the one before."
+
+
+def _progress_trouble(progress: Progress, path: Path) -> str | None:
+    counts = {name: getattr(progress, name) for name in ("step", "bad_steps", "skipped")}
+    for name, value in counts.items():
+        if type(value) is not int or value < 0:
+            return f"state.json has {name} {value!r}, expected a whole number"
+    if progress.step != int(path.name):
+        return f"state.json is of step {progress.step}"
+    return None
+
+
+def _arrays_trouble(found: dict[str, mx.array], wanted: Any, name: str) -> str | None:
+    """What keeps arrays from taking the place of a tree's, if anything does."""
+    expected = dict(tree_flatten(wanted))
+    for key in sorted(expected.keys() | found.keys()):
+        if key not in found:
+            return f"{name} lacks {key}"
+        if key not in expected:
+            return f"{name} holds {key}, which this run does not have"
+        here, there = found[key], expected[key]
+        if here.shape != there.shape:
+            return f"{name} has {key} of shape {here.shape}, expected {there.shape}"
+        if here.dtype != there.dtype:
+            return f"{name} has {key} in {here.dtype}, expected {there.dtype}"
+    finite = {key: mx.all(mx.isfinite(array)) for key, array in found.items()}
+    mx.eval(finite)
+    return next(
+        (f"{name} has {key} with NaN or infinity" for key in finite if not finite[key]), None
+    )

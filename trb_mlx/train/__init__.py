@@ -1,1 +1,0 @@
-"""What is matched, the one compiled step, and the loop that keeps time."""

@@ -1,0 +1,1 @@
+"""What listens to a run: progress, writers, tracking services and checkpoints."""

@@ -1,0 +1,71 @@
+"""Where a resumed run goes on, and what it then says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trb_mlx.adapters.mlx_lm import WEIGHTS
+from trb_mlx.config import Config
+from trb_mlx.config_file import flatten, load_config
+from trb_mlx.errors import UserError
+from trb_mlx.files import read_metrics
+from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint
+from trb_mlx.runs.folder import MEMORY_KEYS, RunFolder
+from trb_mlx.training.step import Stepper
+from trb_mlx.training.work import TrainingWork
+
+
+def take_up(folder: RunFolder, config: Config, stepper: Stepper, work: TrainingWork) -> Progress:
+    """Put the newest checkpoint in place; a run that has saved nothing yet begins again.
+
+    Raises:
+        UserError: the checkpoints are gone, or the newest is damaged or does not fit.
+    """
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return Progress(0)
+    progress = load_checkpoint(newest, stepper.module, stepper.optimizer)
+    stepper.updates, stepper.skipped = progress.step, progress.skipped
+    if config.rollout.draft_length == "auto":
+        try:
+            work.drafting = progress.drafting
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"checkpoint {newest}: state.json's drafting is damaged; remove the checkpoint to "
+                "go on from the one before."
+            ) from error
+    return progress
+
+
+def newest_checkpoint(folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from, or None where nothing has been saved yet.
+
+    Raises:
+        UserError: something was saved, and its checkpoint is gone.
+    """
+    found = checkpoints(folder.checkpoints)
+    if found:
+        return found[-1]
+    kept = load_config(str(folder.config))
+    saves = [kept.train.steps, kept.run.save_every, *([kept.eval.every] if kept.eval.every else [])]
+    lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
+    # Adapters are written behind their checkpoint, and the next step's line behind both.
+    if (folder.adapter_path / WEIGHTS).exists() or any(line["step"] > min(saves) for line in lines):
+        raise UserError(
+            f"run {folder.path} has been trained, and nothing is in {folder.checkpoints} to go on "
+            "from; put its checkpoints back, or choose another --name to begin again."
+        )
+    return None
+
+
+def notes(folder: RunFolder, config: Config, step: int) -> Iterator[str]:
+    """What differs from an uninterrupted run."""
+    yield f"going on after step {step}"
+    kept, given = flatten(load_config(str(folder.config))), flatten(config)
+    changed = [key for key in MEMORY_KEYS if kept.get(key) != given[key]]
+    if changed and config.lora.dropout:
+        yield (
+            f"note: {', '.join(changed)} changed, so the masks of lora.dropout are not those of "
+            "an uninterrupted run"
+        )
