@@ -1,0 +1,72 @@
+"""Logits of finished rollouts, by passes without a cache and never of many tokens at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.models.pair import Scorer
+from trb_mlx.ops.fused_head import chunk_tokens
+from trb_mlx.rollout.kv_cache import second_stream
+from trb_mlx.rollout.packing import pack_rollout
+from trb_mlx.types import Rollout
+
+
+class LogitChunk(NamedTuple):
+    """Some response tokens of a rollout, and what each model predicts in their places.
+
+    Attributes:
+        rows: int `[n]`, the tokens' rows in the rollout.
+        positions: int `[n]`, their response positions.
+        hidden: for each model what `Scorer.read` gives before the tokens, `[n, …]`.
+        logits: for each model, float32 `[n, V]`.
+    """
+
+    rows: np.ndarray
+    positions: np.ndarray
+    hidden: list[mx.array]
+    logits: list[mx.array]
+
+    def take(self, values: np.ndarray) -> mx.array:
+        """`[n, …]` of these tokens from `[B, T, …]` of the rollout."""
+        return mx.array(values[self.rows, self.positions])
+
+
+def logit_chunks(
+    scorers: Sequence[Scorer],
+    rollout: Rollout,
+    rows_at_once: int,
+    tokens_at_once: int | None = None,
+) -> Iterator[LogitChunk]:
+    """Every response token once, with the logits of one or several models over one vocabulary.
+
+    The bodies of a batch have run before any logits of it are formed, the second model's beside
+    the first's where the device has streams for both; logits are lazy, so that a caller who
+    evaluates what is made of one chunk holds no others.
+
+    Args:
+        scorers: the models, the student first where it is among them.
+        rollout: finished rollouts.
+        rows_at_once: the most rows of a pass.
+        tokens_at_once: the most positions of a pass (a longer row goes alone).
+    """
+    streams = [mx.default_stream(mx.default_device()), second_stream()]
+    chunk = chunk_tokens(scorers[0].merge.size, len(scorers))
+    for packed in pack_rollout(rollout, rows_at_once, tokens_at_once):
+        hidden = []
+        for scorer, stream in zip(scorers, streams, strict=False):
+            with mx.stream(stream):
+                hidden.append(packed.pick(scorer.read(packed.ids)))
+        mx.eval(hidden)
+        rows, positions = np.nonzero(packed.mask)
+        for start in range(0, packed.count, chunk):
+            part = slice(start, start + chunk)
+            yield LogitChunk(
+                packed.rows[rows[part]],
+                positions[part],
+                [values[part] for values in hidden],
+                [s.logits_of(values[part]) for s, values in zip(scorers, hidden, strict=True)],
+            )
