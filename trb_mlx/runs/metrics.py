@@ -1,0 +1,38 @@
+"""A run's metrics as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trb_mlx.errors import UserError
+from trb_mlx.files import read_steps
+from trb_mlx.runs.folder import find_run, nearest_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_metrics(run: str | Path) -> pd.DataFrame:
+    """The metrics of a run: one row a step, one column a metric, NaN where a step lacks it.
+
+    Step 0 is the evaluation before training.
+
+    >>> load_metrics("runs/none")
+    Traceback (most recent call last):
+    trb_mlx.errors.UserError: run runs/none is no run folder: it has no config.yaml.
+
+    Args:
+        run: a run folder, finished or not.
+
+    Raises:
+        UserError: it is no run folder, or has no metrics yet.
+    """
+    import pandas as pd  # a second of import that nothing else needs
+
+    folder = find_run(str(run))
+    if folder is None:
+        raise UserError(f"run {run} is no run folder: it has no config.yaml{nearest_run(str(run))}.")
+    if not folder.metrics.is_file():
+        raise UserError(f"run {run} has no metrics yet; expected lines in {folder.metrics.name}.")
+    return pd.DataFrame(read_steps(folder.metrics)).set_index("step")
