@@ -15,8 +15,8 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from trb_mlx.errors import UserError
-from trb_mlx.models.arrays import load_arrays, save_arrays
 from trb_mlx.files import json_text, replacing_folder
+from trb_mlx.models.arrays import load_arrays, save_arrays
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def load_metrics(run: str | Path) -> pd.DataFrame:
 
     folder = find_run(str(run))
     if folder is None:
-        raise UserError(f"run {run} is no run folder: it has no config.yaml{nearest_run(str(run))}.")
+        nearest = nearest_run(str(run))
+        raise UserError(f"run {run} is no run folder: it has no config.yaml{nearest}.")
     if not folder.metrics.is_file():
         raise UserError(f"run {run} has no metrics yet; expected lines in {folder.metrics.name}.")
     return pd.DataFrame(read_steps(folder.metrics)).set_index("step")
