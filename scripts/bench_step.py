@@ -32,7 +32,7 @@ from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.vocab import merge_stops
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey
 
@@ -96,7 +96,7 @@ def our_step(module: nn.Module, rollout: Rollout, mode: str, compiled: bool) -> 
         compile="on" if compiled else "off",
     )
     pair = make_pair(module, teacher, vocab)
-    objective = make_objective(LossConfig(mode=mode, top_k=TOP_K), pair)  # type: ignore[arg-type]
+    objective = Objective(LossConfig(mode=mode, top_k=TOP_K), pair)  # type: ignore[arg-type]
     stepper = Stepper(module, objective, config)
     return lambda: void(stepper.update(rollout, 1e-5))
 

@@ -19,7 +19,7 @@ from trb_mlx.ops.trust_region import solve_blend_weight
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive, Fixed
 from trb_mlx.rollout.sampler import sample_blended
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.training.work import TrainingWork
 from trb_mlx.types import Sampling
@@ -39,7 +39,7 @@ def make_work(pair: Pair, kind: str, budget: float, rows: int, draft_length: Any
         }
     )
     module = pair.student.model.module
-    stepper = Stepper(module, make_objective(config.loss, pair), config.train)
+    stepper = Stepper(module, Objective(config.loss, pair), config.train)
     prompts = [job.prompt for job in make_jobs(pair, 256, 0)]
     behavior = make_behavior(config.behavior)
     work = TrainingWork(config, pair, prompts, behavior, stepper, lambda rollout: [])

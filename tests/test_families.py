@@ -25,7 +25,7 @@ from trb_mlx.rollout.cache_trial import can_rewind
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
@@ -91,7 +91,7 @@ def test_a_step_learns_and_its_adapters_travel(
     student = pair.student.model
     add_lora(student.module, LORA, seed=0)
     before = np.asarray(student.module(mx.array([[5, 6, 7]])))
-    objective = make_objective(LossConfig(mode="exact"), pair)
+    objective = Objective(LossConfig(mode="exact"), pair)
     stepper = Stepper(student.module, objective, TrainConfig(learning_rate=0.01))
     rollout = sample(pair.student, jobs(), SAMPLING)
     score(pair.teacher, rollout, (8, 1000))

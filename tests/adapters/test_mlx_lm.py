@@ -13,7 +13,7 @@ from mlx_lm import load as mlx_lm_load
 
 from trb_mlx.adapters.apply import load_adapter
 from trb_mlx.adapters.mlx_lm import adapter_config, save_adapters, snapshot
-from trb_mlx.config import LoraConfig, ModelConfig, TrainConfig
+from trb_mlx.config import LoraConfig, LossConfig, ModelConfig, TrainConfig
 from trb_mlx.errors import UserError
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
@@ -30,7 +30,7 @@ def trained(pair: Pair, dora: bool = False) -> Stepper:
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4, dora=dora), seed=0)
     module.update({"model": {"layers": [{"mlp": {"up_proj": {"lora_b": mx.full((4, 64), 0.3)}}}]}})
-    return Stepper(module, Objective(None, None, None), TrainConfig())  # type: ignore[arg-type]
+    return Stepper(module, Objective(LossConfig(), pair), TrainConfig())
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from trb_mlx.config import LoraConfig, TrainConfig
+from trb_mlx.config import LoraConfig, LossConfig, TrainConfig
 from trb_mlx.errors import UserError
 from trb_mlx.models.arrays import save_arrays
 from trb_mlx.models.lora import add_lora
@@ -27,7 +27,7 @@ Arrays = dict[str, mx.array]
 def stepper_of(pair: Pair) -> Stepper:
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4), seed=0)
-    return Stepper(module, Objective(None, None, None), TrainConfig())  # type: ignore[arg-type]
+    return Stepper(module, Objective(LossConfig(), pair), TrainConfig())
 
 
 def saved(stepper: Stepper, folder: Path, progress: Progress, keep: int = 2) -> Path:

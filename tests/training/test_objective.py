@@ -20,7 +20,7 @@ from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.ops import fused_head
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.recording import to_host
-from trb_mlx.training.objective import make_objective, token_logprobs
+from trb_mlx.training.objective import Objective, token_logprobs
 from trb_mlx.types import Rollout
 
 MODES = ["tail", "renormalized", "truncated", "exact"]
@@ -37,7 +37,7 @@ def without_split(pair: Pair, student: bool = True, teacher: bool = True) -> Pai
 def result(pair: Pair, mode: str, rollout: Rollout) -> tuple[dict, dict]:
     """Loss and measures, and the gradients of the adapters, of a whole rollout."""
     module = pair.student.model.module
-    objective = make_objective(LossConfig(mode=mode), pair)
+    objective = Objective(LossConfig(mode=mode), pair)
     (packed,) = pack_rollout(rollout, 8)
     batch = objective.batch(rollout, packed, int(rollout.lengths.sum()))
     (loss, measures), grads = nn.value_and_grad(module, objective.loss)(batch)
@@ -69,7 +69,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_fused_equals_plain(pair: Pair, mode: str, small_chunks: None) -> None:
     rollout = rollouts(ready(pair))
-    assert make_objective(LossConfig(mode=mode), pair).plain is None
+    assert Objective(LossConfig(mode=mode), pair).unfused is None
     expected = result(without_split(pair), mode, rollout)
     assert any(np.abs(np.asarray(grad)).max() > 1e-4 for grad in expected[1].values())
     assert_same(result(pair, mode, rollout), expected)
@@ -134,8 +134,8 @@ class _WithBody:
 
 def test_a_trained_head_takes_the_plain_path(pair: Pair) -> None:
     ready(pair, keys=["model.embed_tokens"])
-    objective = make_objective(LossConfig(), pair)
-    assert objective.plain == f"the head of student {pair.student.model.name} is trained too"
+    objective = Objective(LossConfig(), pair)
+    assert objective.unfused == f"the head of student {pair.student.model.name} is trained too"
     grads = result(pair, "tail", rollouts(pair))[1]
     assert np.abs(np.asarray(grads["model.embed_tokens.lora_b"])).max() > 0
 
@@ -143,8 +143,8 @@ def test_a_trained_head_takes_the_plain_path(pair: Pair) -> None:
 def test_the_teachers_head_matters_to_the_exact_loss_alone(pair: Pair) -> None:
     ready(pair)
     teacherless = without_split(pair, student=False)
-    assert make_objective(LossConfig(mode="tail"), teacherless).plain is None
-    reason = make_objective(LossConfig(mode="exact"), teacherless).plain
+    assert Objective(LossConfig(mode="tail"), teacherless).unfused is None
+    reason = Objective(LossConfig(mode="exact"), teacherless).unfused
     assert reason is not None
     assert reason.startswith("teacher ")
     assert reason.endswith("has no head that can be run apart from its body")

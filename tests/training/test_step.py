@@ -14,7 +14,7 @@ from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.scoring import score
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey
 
@@ -36,7 +36,7 @@ def make_stepper(pair: Pair, mode: str = "tail", **changes: object) -> Stepper:
     if not tree_flatten(module.trainable_parameters()):
         add_lora(module, LoraConfig(rank=4), seed=0)
     config = TrainConfig(**{"learning_rate": 0.01, "micro_batch_size": 8, **changes})
-    return Stepper(module, make_objective(LossConfig(mode=mode), pair), config)
+    return Stepper(module, Objective(LossConfig(mode=mode), pair), config)
 
 
 def parameters(stepper: Stepper) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.training.work import TrainingWork
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, Sampling
@@ -64,7 +64,7 @@ def updated(pair: Pair, rollout: Rollout, loss: LossConfig, target: TargetConfig
     if not tree_flatten(module.trainable_parameters()):
         add_lora(module, LoraConfig(rank=4), seed=0)
     start = tree_flatten(module.trainable_parameters())
-    stepper = Stepper(module, make_objective(loss, pair, target), TrainConfig(micro_batch_size=3))
+    stepper = Stepper(module, Objective(loss, pair, target), TrainConfig(micro_batch_size=3))
     metrics = stepper.update(rollout, 0.01)
     after = {name: np.array(value) for name, value in tree_flatten(module.trainable_parameters())}
     module.load_weights(start, strict=False)
@@ -140,8 +140,8 @@ def test_corrected_positions_alone_train_towards_the_teachers_likeliest(
     assert_same(vanilla, updated(pair, rollout, loss, saki))  # the student alone corrects nothing
     corrected = np.random.default_rng(0).random(rollout.tokens.shape) < 0.3
     records.corrected = corrected
-    objective = make_objective(loss, pair, saki)
-    plain = make_objective(loss, pair, TargetConfig())
+    objective = Objective(loss, pair, saki)
+    plain = Objective(loss, pair, TargetConfig())
     logprobs = student_logprobs(pair, rollout)
     for packed in pack_rollout(rollout, 1):
         row, length = int(packed.rows[0]), packed.count
@@ -162,7 +162,7 @@ def test_corrected_positions_alone_train_towards_the_teachers_likeliest(
 def test_a_compiled_loss_is_traced_once_while_scalars_change(pair: Pair) -> None:
     rollout = rollouts(pair)
     target = TargetConfig(kind="veto", power=0.8, warmup_steps=4, sft_steps=1)
-    objective, traces = make_objective(EXACT, pair, target), 0
+    objective, traces = Objective(EXACT, pair, target), 0
 
     def counted(batch: dict[str, mx.array]) -> mx.array:
         nonlocal traces
@@ -201,7 +201,7 @@ def work(
     module = pair.student.model.module
     if not tree_flatten(module.trainable_parameters()):
         add_lora(module, LoraConfig(rank=4), seed=0)
-    objective = make_objective(config.loss, pair, config.target)
+    objective = Objective(config.loss, pair, config.target)
     stepper = Stepper(module, objective, config.train)
     policy = make_behavior(config.behavior)
     return TrainingWork(config, pair, PROMPTS, policy, stepper, lambda rollout: [])
@@ -270,7 +270,7 @@ def test_corrections_of_a_blended_rollout_become_labels(pair: Pair, draft_length
     for packed in pack_rollout(rollout, 1):
         top = np.asarray(packed.pick(pair.teacher.logits(packed.ids))).argmax(-1)
         corrected = np.asarray(packed.flat(records.corrected))
-        found = np.asarray(make_objective(EXACT, pair, saki).batch(rollout, packed, 1)["labels"])
+        found = np.asarray(Objective(EXACT, pair, saki).batch(rollout, packed, 1)["labels"])
         np.testing.assert_array_equal(found, np.where(corrected, top, -1))
         labels.append(found)
     assert (np.concatenate(labels) >= 0).sum() == records.corrected[used].sum()

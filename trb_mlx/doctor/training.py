@@ -22,7 +22,7 @@ from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.scoring import score
 from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
@@ -106,7 +106,7 @@ def _stepper(pair: Pair, compiled: str) -> Stepper:
     module = pair.student.model.module
     add_lora(module, LoraConfig(rank=4), seed=0)
     config = TrainConfig.model_validate({"compile": compiled})
-    return Stepper(module, make_objective(LossConfig(), pair), config)
+    return Stepper(module, Objective(LossConfig(), pair), config)
 
 
 def _adapters(stepper: Stepper) -> Arrays:

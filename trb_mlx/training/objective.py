@@ -2,105 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import mlx.core as mx
 
 from trb_mlx.config import LossConfig, TargetConfig
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops.fused_head import Arrays, TokenLoss, chunk_tokens, fused_head_loss
+from trb_mlx.ops.fused_head import Arrays, chunk_tokens, fused_head_loss
 from trb_mlx.ops.numerics import log_softmax, logsumexp
 from trb_mlx.ops.vocab import shared_logits
 from trb_mlx.rollout.packing import Packed
 from trb_mlx.rollout.recording import from_host
-from trb_mlx.training.target import is_whole, make_pull, make_reverse_kl, target_arrays
+from trb_mlx.training.target import is_exact, reverse_kl_measure, target_arrays, target_loss
 from trb_mlx.types import Rollout
 
 
-@dataclass(frozen=True)
 class Objective:
-    """The loss of one micro-batch.
+    """The loss of one micro-batch, of the student as it is when it is called.
 
-    Attributes:
-        batch: packed rows → the arrays that `loss` takes.
-        loss: batch → (loss, measures), each summed over the batch's tokens and divided by the
-            whole step's token count, so that micro-batches simply add up. The measures are
-            `logprob_gap`, |student log-prob of the drawn token now − when drawn|, and
-            `reverse_kl` where the loss itself is another form.
-        plain: why logits of whole micro-batches are held, or None where they never are.
+    `unfused` says why logits of whole micro-batches are held at once, or is None where the head
+    runs chunk by chunk.
     """
 
-    batch: Callable[[Rollout, Packed, int], Arrays]
-    loss: Callable[[Arrays], tuple[mx.array, Arrays]]
-    plain: str | None
+    def __init__(self, loss: LossConfig, pair: Pair, target: TargetConfig | None = None) -> None:
+        """The objective that a config names; without a `target` the teacher is matched everywhere.
 
+        The student's adapters must be in place: whether its head is trained is decided here.
+        """
+        self.unfused = why_unfused(pair, is_exact(loss))
+        self._loss = loss
+        self._target = target or TargetConfig()
+        self._pair = pair
 
-def make_objective(loss: LossConfig, pair: Pair, target: TargetConfig | None = None) -> Objective:
-    """The objective that a config names; its loss runs the student as it is now.
+    def batch(self, rollout: Rollout, packed: Packed, total: int) -> Arrays:
+        """The arrays that `loss` takes of packed rows, in a step of `total` response tokens.
 
-    The student's adapters must be in place: whether its head is trained is decided here.
-    Without a `target` the student is pulled to the teacher at every token.
-    """
-    student, whole, target = pair.student, is_whole(loss), target or TargetConfig()
-    plain = why_plain(pair, whole)
-    token_loss = _token_loss(loss, target, pair, plain is None)
-    chunk = chunk_tokens(student.merge.size, models=2 if whole else 1)
+        `ids` `[B, L]` are the rows and `positions` `[N]` their places that predict a token; the
+        others, `[N, …]`, tell of each token its id, its weight in the average and the teacher.
+        """
+        records = rollout.records
+        assert records is not None
+        places = mx.arange(packed.positions.size)
+        arrays = {
+            "ids": packed.ids,
+            "positions": packed.positions,
+            "tokens": packed.flat(rollout.tokens),
+            "student_logprob": packed.flat(records.student_logprob),
+            "weights": mx.where(places < packed.count, 1.0 / total, 0.0),
+        }
+        if rollout.temperature != 1.0:  # an array, since it may change with the step
+            arrays["temperature"] = mx.full(places.shape, rollout.temperature, dtype=mx.float32)
+        arrays |= target_arrays(self._target, rollout, packed)
+        if not is_exact(self._loss):
+            names = ("support", "teacher_support", "teacher_rest")
+            return arrays | {name: packed.flat(getattr(records, name)) for name in names}
+        teacher = self._pair.teacher
+        if teacher.split is None:
+            return arrays | {"teacher_logits": packed.pick(teacher.logits(packed.ids))}
+        if records.teacher_hidden is not None:
+            return arrays | {"teacher_hidden": from_host(packed.flat(records.teacher_hidden))}
+        return arrays | {"teacher_hidden": packed.pick(teacher.hidden(packed.ids))}
 
-    def batch(rollout: Rollout, packed: Packed, total: int) -> Arrays:
-        arrays = _common(rollout, packed, total) | target_arrays(target, rollout, packed)
-        return arrays | (
-            _whole(pair, rollout, packed, plain is None) if whole else _support(rollout, packed)
-        )
+    def loss(self, arrays: Arrays) -> tuple[mx.array, Arrays]:
+        """(loss, measures) of a batch, each summed over its tokens and divided by the step's.
 
-    def batch_loss(arrays: Arrays) -> tuple[mx.array, Arrays]:
-        weights, known = arrays["weights"], _per_token(arrays)
-        if plain is None:
-            hidden = _pick(student.hidden(arrays["ids"]), arrays["positions"])
-            values, measures = fused_head_loss(hidden, known, student.logits_of, token_loss, chunk)
+        Micro-batches so add up. The measures are `logprob_gap`, |student log-prob of the drawn
+        token now − when drawn|, and `reverse_kl` where the loss itself is another form.
+        """
+        student = self._pair.student
+        arrays = dict(arrays)
+        ids, positions, weights = (arrays.pop(name) for name in ("ids", "positions", "weights"))
+        if self.unfused is None:
+            hidden = student.hidden(ids)
+            hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
+            chunk = chunk_tokens(student.merge.size, models=2 if is_exact(self._loss) else 1)
+            losses, measures = fused_head_loss(
+                hidden, arrays, student.logits_of, self._token_loss, chunk
+            )
         else:
-            logits = _pick(student.model.module(arrays["ids"]), arrays["positions"])
-            values, measures = token_loss(shared_logits(logits, student.merge), known)
-        return _weighted_sum(values, weights), {
-            name: _weighted_sum(value, weights) for name, value in measures.items()
+            logits = student.model.module(ids)
+            logits = logits.reshape(-1, logits.shape[-1])[positions]
+            losses, measures = self._token_loss(shared_logits(logits, student.merge), arrays)
+        return _weighted_sum(losses, weights), {
+            name: _weighted_sum(values, weights) for name, values in measures.items()
         }
 
-    return Objective(batch, batch_loss, plain)
+    def _token_loss(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, Arrays]:
+        """Loss and measures `[n]` of some tokens, from the student's logits `[n, V]`."""
+        if is_exact(self._loss):
+            teacher_logits = (
+                arrays["teacher_logits"]
+                if "teacher_logits" in arrays
+                else self._pair.teacher.logits_of(arrays["teacher_hidden"])
+            )
+            arrays = arrays | {"teacher_logprobs": log_softmax(teacher_logits)}
+        fixed = mx.stop_gradient(logits)
+        logprobs = token_logprobs(fixed, arrays["tokens"], arrays.get("temperature"))
+        measures = {"logprob_gap": mx.abs(logprobs - arrays["student_logprob"])}
+        reverse_kl = reverse_kl_measure(self._loss, self._target, fixed, arrays)
+        if reverse_kl is not None:
+            measures["reverse_kl"] = reverse_kl
+        return target_loss(self._loss, self._target, logits, arrays), measures
 
 
-def why_plain(pair: Pair, whole: bool) -> str | None:
+def why_unfused(pair: Pair, exact: bool) -> str | None:
     """Why the heads cannot be run chunk by chunk, or None where they can.
 
     The teacher's is needed where the whole vocabulary is matched.
     """
     student, teacher = pair.student, pair.teacher
-    apart = "has no head that can be run apart from its body"
+    reason = "has no head that can be run apart from its body"
     if student.split is None:
-        return f"student {student.model.name} {apart}"
-    if whole and teacher.split is None:
-        return f"teacher {teacher.model.name} {apart}"
+        return f"student {student.model.name} {reason}"
+    if exact and teacher.split is None:
+        return f"teacher {teacher.model.name} {reason}"
     if not student.split.is_frozen():
         return f"the head of student {student.model.name} is trained too"
     return None
-
-
-def _token_loss(loss: LossConfig, target: TargetConfig, pair: Pair, fused: bool) -> TokenLoss:
-    """The loss and measures of some tokens, from the student's logits `[n, V]`."""
-    pull, reverse_kl = make_pull(loss, target), make_reverse_kl(loss, target)
-
-    def token_loss(logits: mx.array, arrays: Arrays) -> tuple[mx.array, Arrays]:
-        if is_whole(loss):
-            given = arrays["teacher"]
-            teacher = log_softmax(pair.teacher.logits_of(given) if fused else given)
-            arrays = arrays | {"teacher": teacher}
-        fixed = mx.stop_gradient(logits)
-        now = token_logprobs(fixed, arrays["tokens"], arrays.get("temperature"))
-        measures = {"logprob_gap": mx.abs(now - arrays["student_logprob"])}
-        if reverse_kl is not None:
-            measures["reverse_kl"] = reverse_kl(fixed, arrays)
-        return pull(logits, arrays), measures
-
-    return token_loss
 
 
 def token_logprobs(
@@ -113,56 +129,6 @@ def token_logprobs(
     return chosen - logsumexp(logits)
 
 
-def _pick(values: mx.array, positions: mx.array) -> mx.array:
-    return values.reshape(-1, values.shape[-1])[positions]
-
-
 def _weighted_sum(values: mx.array, weights: mx.array) -> mx.array:
     """Σ weights·values; a padded place may hold anything, so it is selected away."""
     return mx.where(weights > 0, weights * values, 0.0).sum()
-
-
-def _per_token(arrays: Arrays) -> Arrays:
-    """What is known of each token: all but the rows and the averaging."""
-    return {
-        name: values
-        for name, values in arrays.items()
-        if name not in ("ids", "positions", "weights")
-    }
-
-
-def _common(rollout: Rollout, packed: Packed, total: int) -> Arrays:
-    records = rollout.records
-    assert records is not None
-    places = mx.arange(packed.positions.size)
-    arrays = {
-        "ids": packed.ids,
-        "positions": packed.positions,
-        "tokens": packed.flat(rollout.tokens),
-        "student_logprob": packed.flat(records.student_logprob),
-        "weights": mx.where(places < packed.count, 1.0 / total, 0.0),
-    }
-    if rollout.temperature != 1.0:  # an array, since it may change with the step
-        arrays["temperature"] = mx.full(places.shape, rollout.temperature, dtype=mx.float32)
-    return arrays
-
-
-def _support(rollout: Rollout, packed: Packed) -> Arrays:
-    """The teacher on the student's support, as the rollout recorded it."""
-    names = ("support", "teacher_support", "teacher_rest")
-    return {name: packed.flat(getattr(rollout.records, name)) for name in names}
-
-
-def _whole(pair: Pair, rollout: Rollout, packed: Packed, fused: bool) -> Arrays:
-    """The teacher over the whole vocabulary: hidden states `[N, D]`, or logits `[N, V]`.
-
-    Hidden states that the rollout did not keep are computed again, for this micro-batch alone.
-    """
-    records, teacher = rollout.records, pair.teacher
-    if teacher.split is None:
-        return {"teacher": packed.pick(teacher.logits(packed.ids))}
-    if records is not None and records.teacher_hidden is not None:
-        hidden = from_host(packed.flat(records.teacher_hidden))
-    else:
-        hidden = packed.pick(teacher.hidden(packed.ids))
-    return {"teacher": hidden if fused else teacher.logits_of(hidden)}

@@ -38,11 +38,11 @@ from trb_mlx.training.callbacks.checkpoints import Keeper
 from trb_mlx.training.callbacks.progress import Ledger, ProgressHook
 from trb_mlx.training.callbacks.tracking import make_reporters
 from trb_mlx.training.callbacks.writers import MetricsWriter, SampleWriter
-from trb_mlx.training.objective import make_objective
+from trb_mlx.training.objective import Objective
 from trb_mlx.training.resuming import notes as resume_notes
 from trb_mlx.training.resuming import take_up
 from trb_mlx.training.step import Stepper
-from trb_mlx.training.target import is_whole
+from trb_mlx.training.target import is_exact
 from trb_mlx.training.trainer import Cadence, Hook, Trainer, Work
 from trb_mlx.training.work import TrainingWork
 from trb_mlx.types import Metrics
@@ -126,9 +126,9 @@ class _Session:
             start_from(module, config)
         if config.train.grad_checkpoint:
             checkpoint_layers(module)
-        objective = make_objective(config.loss, pair, config.target)
+        objective = Objective(config.loss, pair, config.target)
         self.stepper = Stepper(module, objective, config.train)
-        self.plain = objective.plain
+        self.plain = objective.unfused
         self.hidden = _hidden_plan(config, pair)
         self.work = TrainingWork(
             config,
@@ -218,7 +218,7 @@ class _Session:
 
 def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
     """Whether the teacher's hidden states are kept: only a loss of the whole vocabulary asks."""
-    if not is_whole(config.loss) or pair.teacher.split is None:
+    if not is_exact(config.loss) or pair.teacher.split is None:
         return HiddenPlan(False, "")
     hidden = pair.teacher.read(mx.array([[0]]))
     tokens = (

@@ -5,8 +5,6 @@ Axis letters: N response tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import mlx.core as mx
 import numpy as np
 
@@ -21,45 +19,61 @@ from trb_mlx.ops.schedules import linear_decay
 from trb_mlx.rollout.packing import Packed
 from trb_mlx.types import Rollout
 
-Pull = Callable[[mx.array, Arrays], mx.array]  # (logits [N, V], arrays [N, …]) → loss [N]
 
-
-def is_whole(loss: LossConfig) -> bool:
+def is_exact(loss: LossConfig) -> bool:
     """Whether the loss compares whole distributions, and not a support alone."""
     return loss.mode == "exact"
 
 
-def make_pull(loss: LossConfig, target: TargetConfig) -> Pull:
-    """The loss of response tokens, from the student's logits and what is known of each token.
+def target_loss(
+    loss: LossConfig, target: TargetConfig, logits: mx.array, arrays: Arrays
+) -> mx.array:
+    """The loss `[N]` of response tokens.
 
-    The arrays hold `teacher` `[N, V]`, log-probs, where the mode is exact, else `support`,
-    `teacher_support` and `teacher_rest`; and whatever `target_arrays` gives.
+    Args:
+        loss: which divergence.
+        target: what from.
+        logits: `[N, V]`, the student's.
+        arrays: `teacher_logprobs` `[N, V]` where the mode is exact, else `support`,
+            `teacher_support` and `teacher_rest`; and whatever `target_arrays` gives.
     """
-    matched = _over_vocabulary(loss, target) if is_whole(loss) else _on_support(loss.mode)
-    if not _has_labels(target):
-        return matched
+    if is_exact(loss):
+        target_logprobs = arrays["teacher_logprobs"]
+        if target.kind == "veto":
+            student_logprobs = log_softmax(mx.stop_gradient(logits))
+            target_logprobs = bridge_logprobs(student_logprobs, target_logprobs, arrays["power"])
+        if loss.divergence == "jsd":
+            losses = generalized_jsd(logits, target_logprobs, loss.beta)
+        else:
+            divergence = forward_kl if loss.divergence == "forward_kl" else reverse_kl
+            losses = divergence(logits, target_logprobs)
+    else:
+        losses = _on_support(logits, arrays, loss.mode)
+    return toward_labels(losses, logits, arrays["labels"]) if _has_labels(target) else losses
 
-    def pull(logits: mx.array, arrays: Arrays) -> mx.array:
-        return toward_labels(matched(logits, arrays), logits, arrays["labels"])
 
-    return pull
+def reverse_kl_measure(
+    loss: LossConfig, target: TargetConfig, logits: mx.array, arrays: Arrays
+) -> mx.array | None:
+    """KL(π_S‖π_T) `[N]` as a measure, or None where the loss is just that.
 
-
-def make_reverse_kl(loss: LossConfig, target: TargetConfig) -> Pull | None:
-    """KL(π_S‖π_T) as a measure, or None where the loss is just that.
-
-    On a support it is the KL of the K + 1 buckets, a lower bound.
+    On a support it is the KL of the K + 1 buckets, a lower bound. Arguments as in `target_loss`.
     """
     plain = loss.divergence == "reverse_kl" and target.kind == "teacher" and not _has_labels(target)
     if plain and loss.mode in ("tail", "exact"):
         return None
-    if is_whole(loss):
-        return lambda logits, arrays: reverse_kl(logits, arrays["teacher"])
-    return _on_support("tail")
+    if is_exact(loss):
+        return reverse_kl(logits, arrays["teacher_logprobs"])
+    return _on_support(logits, arrays, "tail")
+
+
+def _on_support(logits: mx.array, arrays: Arrays, mode: str) -> mx.array:
+    teacher = arrays["teacher_support"], arrays["teacher_rest"]
+    return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
 
 
 def target_arrays(target: TargetConfig, rollout: Rollout, packed: Packed) -> Arrays:
-    """What the pull needs to know of each token beside both models' distributions.
+    """What `target_loss` needs to know of each token beside both models' distributions.
 
     Everything that changes with the step is an array, so that a compiled loss is traced once.
     """
@@ -90,30 +104,3 @@ def _labels(target: TargetConfig, rollout: Rollout) -> np.ndarray:
     if target.corrections == "top_token":
         return np.where(records.corrected, records.teacher_top, NO_LABEL).astype(np.int32)
     return np.full_like(rollout.tokens, NO_LABEL)
-
-
-def _on_support(mode: str) -> Pull:
-    def pull(logits: mx.array, arrays: Arrays) -> mx.array:
-        teacher = arrays["teacher_support"], arrays["teacher_rest"]
-        return reverse_kl_on_support(logits, arrays["support"], *teacher, mode)
-
-    return pull
-
-
-def _over_vocabulary(loss: LossConfig, target: TargetConfig) -> Pull:
-    divergence = _divergence(loss)
-
-    def pull(logits: mx.array, arrays: Arrays) -> mx.array:
-        goal = arrays["teacher"]
-        if target.kind == "veto":
-            student = log_softmax(mx.stop_gradient(logits))
-            goal = bridge_logprobs(student, goal, arrays["power"])
-        return divergence(logits, goal)
-
-    return pull
-
-
-def _divergence(loss: LossConfig) -> Callable[[mx.array, mx.array], mx.array]:
-    if loss.divergence == "jsd":
-        return lambda logits, goal: generalized_jsd(logits, goal, loss.beta)
-    return forward_kl if loss.divergence == "forward_kl" else reverse_kl
