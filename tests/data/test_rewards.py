@@ -14,7 +14,7 @@ import pytest
 
 from trb_mlx.data import rewards
 from trb_mlx.data.arithmetic import problems
-from trb_mlx.data.rewards import GYM_WORKER, WORKER, Verifier
+from trb_mlx.data.rewards import MATH_VERIFY, REASONING_GYM, WORKER, Verifier
 
 # A worker that says it is ready, then sleeps at the word `slow`, dies at `die`, and else says yes.
 STUB = """
@@ -178,11 +178,13 @@ def test_an_item_that_hung_once_is_not_waited_for_again(stub: Verifier) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits memory")
-@pytest.mark.parametrize("worker", [WORKER, GYM_WORKER], ids=["verify", "gym"])
-def test_a_worker_refuses_memory_beyond_its_limit(worker: Path) -> None:
+@pytest.mark.parametrize("library", [MATH_VERIFY, REASONING_GYM])
+def test_a_worker_refuses_memory_beyond_its_limit(library: str) -> None:
+    if library == REASONING_GYM:
+        pytest.importorskip("reasoning_gym")
     code = (
-        f"import runpy; worker = runpy.run_path({str(worker)!r}, run_name='worker')\n"
-        "worker['_limit_memory']()\n"
+        f"import runpy; worker = runpy.run_path({str(WORKER)!r}, run_name='worker')\n"
+        f"worker['SCORERS'][{library!r}](); worker['_limit_memory']()\n"
         "small = bytearray(2**28)\n"
         "try: bytearray(2**31)\n"
         "except MemoryError: print('refused')"
@@ -217,7 +219,9 @@ def test_one_worker_serves_all_items_and_ends_on_close(stub: Verifier) -> None:
 
 def test_the_worker_ends_with_its_parents_pipe_and_ignores_ctrl_c() -> None:
     worker = subprocess.Popen(
-        [sys.executable, "-P", str(WORKER), "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", str(WORKER), MATH_VERIFY, "5"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert worker.stdout is not None
     assert worker.stdout.readline() == b"true\n"
@@ -230,7 +234,9 @@ def test_the_worker_ends_with_its_parents_pipe_and_ignores_ctrl_c() -> None:
 
 def test_a_worker_without_its_parent_gives_up_even_inside_one_long_multiplication() -> None:
     worker = subprocess.Popen(
-        [sys.executable, "-P", str(WORKER), "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", str(WORKER), MATH_VERIFY, "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     worker.communicate(b'{"gold": "$1$", "candidates": ["$9^{9^{9}}$"]}\n', timeout=30)
     assert worker.returncode == -signal.SIGALRM
@@ -238,7 +244,8 @@ def test_a_worker_without_its_parent_gives_up_even_inside_one_long_multiplicatio
 
 def test_the_worker_loads_no_mlx(tmp_path: Path) -> None:
     code = (
-        "import runpy, sys, io; sys.stdin = io.StringIO(); sys.argv = ['w', '5']\n"
+        f"import runpy, sys, io; sys.argv = ['w', {MATH_VERIFY!r}, '5']; sys.stdin = io.StringIO()"
+        "\n"
         f"runpy.run_path({str(WORKER)!r}, run_name='__main__')\n"
         "sys.exit(any(name.split('.')[0] in ('mlx', 'trb_mlx') for name in sys.modules))"
     )

@@ -28,14 +28,14 @@ from trb_mlx.data.answers import (
 __all__ = ["Verifier", "extract_answer"]
 
 WORKER = Path(__file__).with_name("verify_worker.py")
-GYM_WORKER = Path(__file__).with_name("gym_worker.py")
+MATH_VERIFY, REASONING_GYM = "math-verify", "reasoning-gym"  # what a worker may ask
 START_TIMEOUT_S = 120.0  # importing sympy takes about a second, many on a busy machine
 LONGEST_CANDIDATE = 4000  # characters that math-verify is given: an answer, or a response's end
 _log = logging.getLogger(__name__)
 
 
 class Verifier:
-    """Scores responses; what numbers cannot settle goes to math-verify in one worker process.
+    """Scores responses; what numbers cannot decide goes to math-verify in one worker process.
 
     Works from any thread. An item over the time-out scores 0 and costs the worker, which the
     next item starts anew; the same item again costs nothing. Without math-verify only numbers
@@ -46,12 +46,12 @@ class Verifier:
     """
 
     def __init__(self, timeout_s: float = 5.0, script: Path = WORKER) -> None:
-        """Start nothing yet; `script` speaks the protocol of `verify_worker`."""
+        """`script` speaks the protocol of `verify_worker`."""
         self.timeouts = 0
         self._timeout_s = timeout_s
         self._script = script
-        self._workers: dict[Path, _Worker] = {}
-        self._unavailable: set[Path] = set()
+        self._workers: dict[str, _Worker] = {}  # by the library that it asks
+        self._unavailable: set[str] = set()
         self._too_slow: set[str] = set()
         self._lock = threading.Lock()
 
@@ -70,26 +70,26 @@ class Verifier:
         if gold is not None and marked is None:
             return 0.0
         gold = gold or answer
-        settled = _settled(response, marked, gold)
-        if settled is not None:
-            return float(settled)
+        verdict = _plain_verdict(response, marked, gold)
+        if verdict is not None:
+            return float(verdict)
         candidates = _candidates(response, marked)
         if not candidates:
             return 0.0
         with self._lock:
-            return float(self._ask(self._script, {"gold": _boxed(gold), "candidates": candidates}))
+            return float(self._ask(MATH_VERIFY, {"gold": _boxed(gold), "candidates": candidates}))
 
     def _score_item(self, response: str, answer: str, grader: str) -> float:
         """As `score`; the scorer sees the final answer alone, since some take any number."""
         final = extract_answer(response) or _last_line(response)
-        settled = _settled(response, final, answer)
-        if settled is not None:
-            return float(settled)
-        number, found = plain_number(answer), first_number(final)
-        if number and found == -number:  # gsm_symbolic's scorer ignores signs
+        verdict = _plain_verdict(response, final, answer)
+        if verdict is not None:
+            return float(verdict)
+        gold = plain_number(answer)
+        if gold and first_number(final) == -gold:  # gsm_symbolic's scorer ignores signs
             return 0.0
         with self._lock:
-            return float(self._ask(GYM_WORKER, {"grader": grader, "answer": final}))
+            return float(self._ask(REASONING_GYM, {"grader": grader, "answer": final}))
 
     def score_all(
         self, items: Sequence[tuple[str, str] | tuple[str, str, str | None]]
@@ -100,8 +100,8 @@ class Verifier:
     def close(self) -> None:
         """End the worker processes; a later score starts others."""
         with self._lock:
-            for script in list(self._workers):
-                self._stop(script)
+            for library in list(self._workers):
+                self._stop(library)
 
     def __enter__(self) -> Verifier:
         """The verifier itself."""
@@ -116,12 +116,12 @@ class Verifier:
         """Close it."""
         self.close()
 
-    def _ask(self, script: Path, request: dict[str, Any]) -> bool:
+    def _ask(self, library: str, request: dict[str, Any]) -> bool:
         key = json.dumps(request)
         if key in self._too_slow:  # a model that repeats itself pays once
             self.timeouts += 1
             return False
-        worker = self._running_worker(script)
+        worker = self._running_worker(library)
         if worker is None:
             return False
         reply = worker.ask(request, self._timeout_s)
@@ -129,20 +129,19 @@ class Verifier:
             if worker.timed_out:
                 self.timeouts += 1
                 self._too_slow.add(key)
-            self._stop(script)
+            self._stop(library)
         return bool(reply)
 
-    def _running_worker(self, script: Path) -> _Worker | None:
-        worker = self._workers.get(script)
+    def _running_worker(self, library: str) -> _Worker | None:
+        worker = self._workers.get(library)
         if worker is not None and not worker.alive():
-            self._stop(script)
+            self._stop(library)
             worker = None
-        if worker is None and script not in self._unavailable:
-            worker = self._workers[script] = _Worker(script, self._timeout_s)
+        if worker is None and library not in self._unavailable:
+            worker = self._workers[library] = _Worker(self._script, library, self._timeout_s)
             if worker.read(START_TIMEOUT_S) is not True:
-                self._stop(script)
-                self._unavailable.add(script)
-                library = "reasoning-gym" if script == GYM_WORKER else "math-verify"
+                self._stop(library)
+                self._unavailable.add(library)
                 _log.warning(
                     "%s is not installed or did not start: only plain numbers and equal "
                     "texts are scored as right (pip install %s).",
@@ -152,20 +151,20 @@ class Verifier:
                 return None
         return worker
 
-    def _stop(self, script: Path) -> None:
-        self._workers.pop(script).stop()
+    def _stop(self, library: str) -> None:
+        self._workers.pop(library).stop()
 
 
 class _Worker:
     """A process that answers lines of JSON, and is killed when an answer takes too long."""
 
-    def __init__(self, script: Path, timeout_s: float) -> None:
-        # Twice the time-out: the parent's own kill comes first while the parent lives.
+    def __init__(self, script: Path, library: str, timeout_s: float) -> None:
         self.timed_out = False
+        # Twice the time-out: the parent's own kill comes first while the parent lives.
         give_up_s = max(1, math.ceil(2 * timeout_s))
         self._process = subprocess.Popen(
             # -P: none of this folder's modules may stand before those that math-verify imports.
-            [sys.executable, "-P", str(script), str(give_up_s)],
+            [sys.executable, "-P", str(script), library, str(give_up_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -195,7 +194,7 @@ class _Worker:
         timer.start()
         line = self._process.stdout.readline()
         timer.cancel()
-        timer.join()  # so that `timed_out` is settled even if both came at once
+        timer.join()  # so that `timed_out` is certain even if both came at once
         return json.loads(line) if line.endswith("\n") else None
 
     def _give_up(self) -> None:
@@ -212,16 +211,16 @@ class _Worker:
                 pipe.close()
 
 
-def _settled(response: str, marked: str | None, gold: str) -> bool | None:
+def _plain_verdict(response: str, marked: str | None, gold: str) -> bool | None:
     """The verdict where text and plain numbers are enough for one, else None."""
-    number = plain_number(gold)
+    gold_number = plain_number(gold)
     if same_answer(_last_line(response) if marked is None else marked, gold):
         return True
     if marked is None:
         # No digit anywhere cannot be a number; pi or a set may still be in the text.
-        return None if number is None or any(map(str.isdigit, response)) else False
-    found = plain_number(marked)
-    return None if number is None or found is None else number == found
+        return None if gold_number is None or any(map(str.isdigit, response)) else False
+    number = plain_number(marked)
+    return None if gold_number is None or number is None else number == gold_number
 
 
 def _last_line(response: str) -> str:
