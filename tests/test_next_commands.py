@@ -20,7 +20,7 @@ def test_every_command_names_its_run(name: str, template: str | None, tmp_path: 
     model = make_model(tmp_path / f"model of {name}", template=template)
     config = load_config(None, [("student.model", str(model)), ("teacher.model", str(model))])
     folder = RunFolder(tmp_path / name, tmp_path / name / "adapters")
-    lines = next_commands(config, folder, load_model(config.student).tokenizer)
+    lines = next_commands(config, folder, load_model(config.student))
     words = [shlex.split(line) for line in lines[1:]]
     run = str(folder.path)
     assert words[:4] == [
@@ -31,3 +31,12 @@ def test_every_command_names_its_run(name: str, template: str | None, tmp_path: 
     ]
     prompt = "…" if template else "…\\n"
     assert words[4][5:] == [str(model), "--adapter-path", f"{run}/adapters", "--prompt", prompt]
+
+
+def test_mlx_lm_is_left_out_where_it_computes_otherwise(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", "mistral", sliding_window=5)
+    config = load_config(None, [("student.model", str(model)), ("teacher.model", str(model))])
+    student = load_model(config.student)
+    assert student.note is not None
+    lines = next_commands(config, RunFolder(tmp_path, tmp_path / "adapters"), student)
+    assert [shlex.split(line)[0] for line in lines[1:]] == ["trb-mlx"] * 4

@@ -102,6 +102,18 @@ def test_a_method_may_be_a_file_or_inline(plan: Any, tmp_path: Path) -> None:
     assert mine.config.train.steps == 30  # a method's file gives the method alone
 
 
+def test_the_valid_file_of_a_training_folder_holds_the_problems(plan: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"prompt": "t"}\n')
+    changes = {"set": {"data.train.source": str(tmp_path)}}
+    with pytest.raises(UserError, match=r"or a valid.jsonl beside its train.jsonl"):
+        plan(**changes)
+    (tmp_path / "valid.jsonl").write_text('{"prompt": "v"}\n')
+    for run in plan(**changes):
+        held_out = run.config.data.eval
+        assert held_out is not None
+        assert (held_out.source, held_out.split) == (str(tmp_path), "valid")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

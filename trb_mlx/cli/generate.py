@@ -51,5 +51,6 @@ def generate(
             adapter_path=adapter_path,
             checkpoint=checkpoint,
             max_prompt_tokens=max_prompt_tokens,
+            say=lambda sentence: click.echo(f"note: {sentence}", err=True),
         )
     )

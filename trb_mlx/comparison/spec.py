@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from trb_mlx.config import Config, Count, Place, PositiveInt, Section
 from trb_mlx.config_file import find_config, load_config, nearest, parse_section, read_yaml
+from trb_mlx.data.held_out import with_held_out
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.result_folder import digest
 
@@ -145,7 +146,7 @@ def plan_runs(spec: CompareSpec, folder: Path, where: str) -> list[PlannedRun]:
         UserError: an unknown method, a key that all methods must share, or a config that does
             not hold together.
     """
-    base = load_config(spec.base, _dotted(spec.set).items(), spec.base)
+    base = with_held_out(load_config(spec.base, _dotted(spec.set).items(), spec.base), None)
     _check_base(spec, base, where)
     variants = [
         (method, variant, changes)
@@ -173,8 +174,9 @@ def _check_base(spec: CompareSpec, base: Config, where: str) -> None:
         )
     if base.data.eval is None and not base.data.train.source.startswith("generated:"):
         raise UserError(
-            f"{where}: {spec.base} holds its problems out of data.train; expected data.eval, so "
-            "that training does not depend on how many problems are reported on."
+            f"{where}: {spec.base} holds its problems out of data.train; expected data.eval, or a "
+            "valid.jsonl beside its train.jsonl, so that training does not depend on how many "
+            "problems are reported on."
         )
 
 
@@ -226,7 +228,7 @@ def _planned(
 ) -> PlannedRun:
     pairs = [*_dotted(spec.set).items(), *changes.items(), ("train.seed", seed)]
     try:
-        config = load_config(spec.base, pairs, spec.base)
+        config = with_held_out(load_config(spec.base, pairs, spec.base), None)
     except UserError as error:
         raise UserError(f"{where}: methods.{method}: {error}") from error
     # Without defaults, so that a key that a later version adds leaves the names as they are; a

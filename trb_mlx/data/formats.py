@@ -28,6 +28,10 @@ class Notes:
         self._counts[sentence] += 1
         self._first.setdefault(sentence, where)
 
+    def sentences(self) -> list[str]:
+        """Each thing noted, without its count."""
+        return list(self._counts)
+
     def lines(self) -> list[str]:
         """A line for each thing noted."""
         return [

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
+from trb_mlx.data.held_out import Say
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import Evaluation, evaluate_target
 from trb_mlx.evaluation.target import Target, generate_text, open_target
 from trb_mlx.runs.folder import find_run
-from trb_mlx.text import say
+from trb_mlx.text import say as print_line
 
 
 def evaluate(
@@ -81,7 +82,7 @@ def evaluate(
             "held-out" if data is None else str(data),
             parent,
             pass_k,
-            say=partial(say, console),
+            say=partial(print_line, console),
             progress=lambda done, count: bar.update(row, completed=done, total=count),
         )
 
@@ -109,6 +110,7 @@ def generate(
     adapter_path: str | Path | None = None,
     checkpoint: str | int = "final",
     max_prompt_tokens: int | None = None,
+    say: Say | None = None,
 ) -> str:
     """Answer one prompt with a run or a model.
 
@@ -129,6 +131,7 @@ def generate(
         adapter_path: a folder with mlx-lm adapters; a run has its own.
         checkpoint: `final`, `best` (held out) or a step; of a run only.
         max_prompt_tokens: the longest prompt accepted (default: `data.max_prompt_tokens`).
+        say: takes a sentence on what the chat template did to the prompt.
 
     Returns:
         The answer without its stop token.
@@ -140,4 +143,4 @@ def generate(
         changes = [("prompt.system", system_prompt)] if system_prompt else []
         adapter = None if adapter_path is None else str(adapter_path)
         target = open_target(str(target), adapter, str(checkpoint), changes)
-    return generate_text(target, prompt, max_tokens, temperature, seed, max_prompt_tokens)
+    return generate_text(target, prompt, max_tokens, temperature, seed, max_prompt_tokens, say)

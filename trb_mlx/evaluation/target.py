@@ -11,6 +11,7 @@ from trb_mlx.adapters.apply import load_adapter
 from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshot
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
+from trb_mlx.data.held_out import Say
 from trb_mlx.data.prompts import make_formatter
 from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
@@ -138,7 +139,13 @@ def best_step(folder: RunFolder) -> int:
 
 
 def generate_text(
-    target: Target, prompt: str, max_tokens: int, temperature: float, seed: int, limit: int | None
+    target: Target,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    limit: int | None,
+    say: Say | None = None,
 ) -> str:
     """One answer, without its stop token.
 
@@ -149,6 +156,7 @@ def generate_text(
         temperature: τ; 0 takes the likeliest token.
         seed: of the draws.
         limit: the longest prompt in tokens (default: `data.max_prompt_tokens`).
+        say: takes a sentence on what the chat template did to the prompt.
 
     Raises:
         UserError: an empty prompt, or one over the limit or the model's context.
@@ -156,7 +164,10 @@ def generate_text(
     if not prompt.strip():
         raise UserError("--prompt is empty; expected some text.")
     scorer, config = target.scorer, target.config
-    text, tokens = make_formatter(config.prompt, scorer.model.tokenizer)(Example(prompt, None))
+    format_example = make_formatter(config.prompt, scorer.model.tokenizer)
+    text, tokens = format_example(Example(prompt))
+    for sentence in format_example.notes.sentences() if say else ():
+        say(sentence)
     context = scorer.model.context
     longest = limit or config.data.max_prompt_tokens
     if context is not None:

@@ -170,8 +170,7 @@ class _Session:
         self.trainer.hooks = hooks
         with disk_errors("the run's files"):
             self.trainer.run()
-        tokenizer = self.pair.student.model.tokenizer
-        commands = next_commands(self.config, self.folder, tokenizer)
+        commands = next_commands(self.config, self.folder, self.pair.student.model)
         for line in [*self.ledger.summary(loading), *commands]:
             say(console, line, wrap=False)
 
@@ -267,7 +266,7 @@ def _why_no_drafts(config: Config, session: _Session) -> str:
     return f"{' and '.join(stuck)} cannot take tokens back, so the teacher is asked at every token"
 
 
-def next_commands(config: Config, folder: RunFolder, tokenizer: Any) -> list[str]:
+def next_commands(config: Config, folder: RunFolder, student: LanguageModel) -> list[str]:
     """The commands that a user is likely to type next."""
     run = str(folder.path)
     commands = [
@@ -277,9 +276,10 @@ def next_commands(config: Config, folder: RunFolder, tokenizer: Any) -> list[str
         ["trb-mlx", "export", run, "--to", "peft"],
     ]
     model = resolve(config.student.model)
-    # mlx-lm would load the base as it was before rounding, and reads no GGUF.
-    if config.student.quantize is None and not Path(model).is_file():
-        prompt = _mlx_lm_prompt(config, tokenizer)
+    # mlx-lm would load the base as it was before rounding, reads no GGUF, and computes some models
+    # otherwise.
+    if config.student.quantize is None and not Path(model).is_file() and student.note is None:
+        prompt = _mlx_lm_prompt(config, student.tokenizer)
         start = ["python", "-m", "mlx_lm", "generate", "--model", model]
         commands.append([*start, "--adapter-path", str(folder.adapter_path), "--prompt", prompt])
     return ["next:", *(f"  {shlex.join(command)}" for command in commands)]
