@@ -166,8 +166,9 @@ def generate_text(
     scorer, config = target.scorer, target.config
     format_example = make_formatter(config.prompt, scorer.model.tokenizer)
     text, tokens = format_example(Example(prompt))
-    for sentence in format_example.notes.sentences() if say else ():
-        say(sentence)
+    if say is not None:
+        for sentence in format_example.notes.sentences():
+            say(sentence)
     context = scorer.model.context
     longest = limit or config.data.max_prompt_tokens
     if context is not None:
