@@ -8,12 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from trb_mlx.adapters.adapter import Adapter, read_arrays, read_json, read_mlx_adapter
-from trb_mlx.adapters.mlx_lm import CONFIG
+from trb_mlx.adapters.adapter import CONFIG, Adapter, read_arrays, read_json
+from trb_mlx.adapters.mlx_lm import read_mlx_adapter
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel
-from trb_mlx.models.lora import adapted_modules
+from trb_mlx.models.lora import LEAVES, adapted_modules
 
 
 def load_adapter(model: LanguageModel, folder: Path, weights: Path) -> list[int]:
@@ -38,7 +38,8 @@ def load_adapter(model: LanguageModel, folder: Path, weights: Path) -> list[int]
         )
     where = f"adapter {folder} does not fit {model.name}"
     if read_json(folder / CONFIG).get("fine_tune_type") == "full":
-        _put_weights(model.module, read_arrays(weights), where)
+        arrays = read_arrays(weights)
+        _fill(model.module, arrays, {*arrays}, where)
         model.module.eval()
         return []
     adapter = read_mlx_adapter(folder, weights)
@@ -76,31 +77,21 @@ def fill_adapter(module: nn.Module, adapter: Adapter, where: str) -> None:
     Raises:
         UserError: `where`, and the first matrix that is missing on one side or of another shape.
     """
-    wanted = {
-        name: array
-        for name, array in tree_flatten(module.parameters())
-        if name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
-    }
-    for name in sorted({*wanted, *adapter.arrays}):
-        fresh, given = wanted.get(name), adapter.arrays.get(name)
-        if fresh is None or given is None or fresh.shape != given.shape:
-            raise UserError(
-                f"{where}: {name} is {_shape(given)} in it and {_shape(fresh)} in the model."
-            )
-    module.load_weights(list(adapter.arrays.items()), strict=False)
-    mx.eval(module.parameters())
+    layers = {n for n, _ in tree_flatten(module.parameters()) if n.rpartition(".")[2] in LEAVES}
+    _fill(module, adapter.arrays, layers | {*adapter.arrays}, where)
 
 
-def _put_weights(module: nn.Module, arrays: dict[str, mx.array], where: str) -> None:
-    """Whole weights in the place of a model's own, as mlx-lm saves a full fine-tune."""
+def _fill(module: nn.Module, arrays: dict[str, mx.array], names: set[str], where: str) -> None:
+    """Put `arrays` in a model's own under all of `names`, which both must have in one shape."""
     own = dict(tree_flatten(module.parameters()))
-    for name, given in arrays.items():
-        kept = own.get(name)
-        if kept is None or kept.shape != given.shape:
+    for name in sorted(names):
+        given, kept = arrays.get(name), own.get(name)
+        if given is None or kept is None or given.shape != kept.shape:
             raise UserError(
                 f"{where}: {name} is {_shape(given)} in it and {_shape(kept)} in the model."
             )
     module.load_weights(list(arrays.items()), strict=False)
+    mx.eval(module.parameters())
 
 
 def _shape(array: mx.array | None) -> str:

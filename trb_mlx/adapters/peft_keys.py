@@ -14,7 +14,7 @@ from typing import Any
 
 from trb_mlx.errors import UserError
 
-# Read by `export.peft`, or of no effect on what the adapter computes: any value is taken.
+# Read by `adapters.peft`, or of no effect on what the adapter computes: any value is taken.
 FREE = frozenset(
     {
         # which layers and how they are scaled
@@ -35,25 +35,25 @@ DEFAULTS: Mapping[str, Any] = {"bias": "none"}
 KEEPING_THE_BASE = ("gaussian", "orthogonal", "eva", "mica")
 
 
-def check_keys(folder: Path, details: Mapping[str, Any]) -> None:
+def check_keys(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse an adapter that does more than add scaled low-rank matrices to linear layers.
 
     Raises:
         UserError: names the key that says so.
     """
-    kind = str(details.get("peft_type", "")).rpartition(".")[2]
+    kind = str(config.get("peft_type", "")).rpartition(".")[2]
     if kind != "LORA":
         raise UserError(
             f"adapter {folder} is of PEFT's type {kind[:60] or 'unknown'}, expected LORA."
         )
-    start = details.get("init_lora_weights")
+    start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower() not in KEEPING_THE_BASE:
         raise UserError(
             f"adapter {folder} has init_lora_weights = {_brief(start)}, which changes the weights "
             f"of the base itself; expected true, false, {', '.join(KEEPING_THE_BASE)} (PEFT's "
             "save_pretrained converts it with path_initial_model_for_weight_conversion)."
         )
-    for key, value in details.items():
+    for key, value in config.items():
         if key in FREE or key == "init_lora_weights" or not value or value == DEFAULTS.get(key):
             continue
         raise UserError(
@@ -62,25 +62,25 @@ def check_keys(folder: Path, details: Mapping[str, Any]) -> None:
         )
 
 
-def is_on(folder: Path, details: Mapping[str, Any], key: str) -> bool:
+def is_on(folder: Path, config: Mapping[str, Any], key: str) -> bool:
     """A switch of the config; off where it is absent.
 
     Raises:
         UserError: it is neither true nor false.
     """
-    value = details.get(key)
+    value = config.get(key)
     if value not in (True, False, None):
         raise UserError(f"adapter {folder}: {key} is {_brief(value)}, expected true or false.")
     return bool(value)
 
 
-def positive(folder: Path, details: Mapping[str, Any], key: str) -> float:
+def positive(folder: Path, config: Mapping[str, Any], key: str) -> float:
     """A number above 0 of the config.
 
     Raises:
         UserError: it is missing or something else.
     """
-    value = details.get(key)
+    value = config.get(key)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or not is_number or not 0 < value <= sys.float_info.max:
         raise UserError(f"adapter {folder}: {key} is {_brief(value)}, expected a positive number.")

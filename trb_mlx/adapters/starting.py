@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import mlx.nn as nn
 
-from trb_mlx.adapters.adapter import Adapter, read_mlx_adapter
+from trb_mlx.adapters.adapter import Adapter
 from trb_mlx.adapters.apply import fill_adapter
-from trb_mlx.adapters.mlx_lm import WEIGHTS
+from trb_mlx.adapters.mlx_lm import WEIGHTS, read_mlx_adapter
 from trb_mlx.adapters.peft import PEFT_WEIGHTS, read_peft_adapter, shared_suffixes
 from trb_mlx.config import Config, LoraConfig
 from trb_mlx.errors import UserError
@@ -48,32 +47,24 @@ def with_adapter(config: Config) -> Config:
         "dora": adapter.dora,
     }
     given = config.lora.model_fields_set
-    if "keys" in given and _same_modules(config.lora.keys, adapter):
+    # Keys relative to a block may name the modules that the adapter names in full.
+    shared = shared_suffixes(adapter.keys or ())
+    if "keys" in given and shared and sorted(config.lora.keys or ()) == shared[1]:
         taken["keys"] = config.lora.keys
     for key, value in taken.items():
-        if key in given and not _same(getattr(config.lora, key), value):
+        asked = getattr(config.lora, key)
+        is_same = asked == value
+        if isinstance(asked, list) and isinstance(value, list):
+            is_same = {*asked} == {*value}
+        if key in given and not is_same:
             raise UserError(
-                f"lora.{key} is {getattr(config.lora, key)!r}, and student.adapter "
-                f"{config.student.adapter} has {value!r}; leave lora.{key} out."
+                f"lora.{key} is {asked!r}, and student.adapter {config.student.adapter} has "
+                f"{value!r}; leave lora.{key} out."
             )
     if "dropout" not in given:
         taken["dropout"] = adapter.dropout
     lora = LoraConfig.model_validate(config.lora.model_dump() | taken)
     return config.model_copy(update={"lora": lora})
-
-
-def _same_modules(keys: list[str] | None, adapter: Adapter) -> bool:
-    """Whether keys relative to a block name the modules that an adapter names in full."""
-    if keys is None or adapter.keys is None:
-        return False
-    shared = shared_suffixes(adapter.keys)
-    return shared is not None and shared[1] == sorted(keys)
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, list) and isinstance(theirs, list):
-        return set(ours) == set(theirs)
-    return bool(ours == theirs)
 
 
 def start_from(module: nn.Module, config: Config) -> None:

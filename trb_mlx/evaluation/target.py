@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.adapters.apply import load_adapter
-from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshot
+from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshots
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.held_out import Say
@@ -114,13 +114,13 @@ def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
     if checkpoint == "final":
         return folder.adapter_path / WEIGHTS
     step = best_step(folder) if checkpoint == "best" else checkpoint
-    kept = sorted(int(path.name.split("_")[0]) for path in folder.adapter_path.glob(f"*_{WEIGHTS}"))
+    kept = snapshots(folder.adapter_path)
     if not str(step).isdigit() or int(step) not in kept:
         raise UserError(
             f"--checkpoint {checkpoint} is not in {folder.path}; expected final, best or one of "
             f"{', '.join(map(str, kept)) or 'none yet'}."
         )
-    return snapshot(folder.adapter_path, int(step))
+    return kept[int(step)]
 
 
 def best_step(folder: RunFolder) -> int:

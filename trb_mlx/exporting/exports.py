@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trb_mlx.adapters.adapter import Adapter, read_json, read_mlx_adapter
+from trb_mlx.adapters.adapter import CONFIG, Adapter, read_json
 from trb_mlx.adapters.apply import load_adapter
-from trb_mlx.adapters.mlx_lm import CONFIG, WEIGHTS
+from trb_mlx.adapters.mlx_lm import WEIGHTS, read_mlx_adapter
 from trb_mlx.adapters.peft import PEFT_WEIGHTS, peft_arrays, peft_config
 from trb_mlx.config import Config, ModelConfig, QuantizeConfig
 from trb_mlx.config_file import load_config, nearest

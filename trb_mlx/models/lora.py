@@ -13,6 +13,9 @@ from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
 
+# An adapter's matrices under a module's name; `m` is DoRA's magnitude.
+LEAVES = ("lora_a", "lora_b", "m")
+
 
 def lora_parameters(config: LoraConfig) -> dict[str, Any]:
     """mlx-lm's `lora_parameters` of a config."""
@@ -80,7 +83,7 @@ def _check_keys(module: nn.Module, config: LoraConfig) -> None:
 
 
 def _adapters_to_float32(_: str, module: nn.Module) -> None:
-    for leaf in ("lora_a", "lora_b", "m"):
+    for leaf in LEAVES:
         if leaf in module and module[leaf].dtype != mx.float32:
             module[leaf] = module[leaf].astype(mx.float32)
 
