@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,54 @@ def test_ops_knows_neither_models_nor_files() -> None:
             "math",
             "typing",
         }, path
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def run_at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module's top level, those for type checkers left out."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from run_at_import(node.orelse)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            yield from run_at_import(node.body)
+        else:
+            yield node
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Each module with the modules of the package that its import imports."""
+    names = {dotted(path) for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        edges = graph.setdefault(dotted(path), set())
+        for node in run_at_import(ast.parse(path.read_text()).body):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & names
+                edges |= inner or {node.module} & names
+            elif isinstance(node, ast.Import):
+                edges |= {alias.name for alias in node.names} & names
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    list(TopologicalSorter(import_graph()).static_order())  # raises CycleError, which names them
+
+
+def test_the_report_loads_no_model_and_draws_no_rollout() -> None:
+    for path in (PACKAGE / "report").glob("*.py"):
+        rooms = {name.split(".")[1] for name in imports(path) if name.startswith("trb_mlx.")}
+        assert not rooms & {"models", "rollout", "training"}, path
+
+
+def test_no_room_holds_more_than_15_percent_of_the_lines() -> None:
+    lines: Counter[str] = Counter()
+    for path in MODULES:
+        lines[room_of(path)] += len(path.read_text().splitlines())
+    assert max(lines.values()) <= 0.15 * lines.total(), lines.most_common(3)
 
 
 def test_mlx_lm_is_touched_in_one_module() -> None:

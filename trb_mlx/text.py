@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 from rich.console import Console
+
+# Metrics between 0 and 1 that are written in percent, by the end of their names.
+SHARES = re.compile(
+    r"(pass@\d+|topk_overlap|truncated_fraction|acceptance_rate|early\.area|reward/mean)$"
+)
 
 
 class RunConsole(Console):
@@ -27,6 +33,42 @@ def say(console: Console, line: str, wrap: bool = True) -> None:
     soft_wrap = not (wrap and console.is_terminal)
     with suppress(OSError):
         console.print(line, highlight=False, markup=False, soft_wrap=soft_wrap)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share, which is written in percent and compared in points.
+
+    >>> is_share("eval/teacher_pass@1"), is_share("final.reverse_kl")
+    (True, False)
+    """
+    return SHARES.search(metric) is not None
+
+
+def number(value: float | None, form: str = ".4g", missing: str = "–") -> str:
+    """A number in one of Python's formats; `missing` where there is none.
+
+    >>> number(0.12345), number(0.5, ".1%"), number(None)
+    ('0.1235', '50.0%', '–')
+    """
+    return missing if value is None else f"{value:{form}}"
+
+
+def rounded(value: float, share: bool = False) -> str:
+    """A number as pages and figures show it: three digits, or a percentage.
+
+    >>> rounded(-0.12345), rounded(12345.6), rounded(1e-7), rounded(0.9058, share=True)
+    ('−0.123', '12,346', '1e-07', '90.6%')
+    """
+    if share:
+        return number(value, ".1%")
+    if abs(value) >= 1000:
+        return minus(number(value, ".0f" if abs(value) < 10_000 else ",.0f"))
+    return minus(number(value, ".3g"))
+
+
+def minus(text: str) -> str:
+    """A number's text with a minus sign that is one, except within an exponent's notation."""
+    return text if "e" in text else text.replace("-", "−")
 
 
 def clock(seconds: float) -> str:

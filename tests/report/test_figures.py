@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from report.synthetic import HOSTILE, lines, made_up, make_run
 
-from trb_mlx.report.charts import Chart, Line, number
+from trb_mlx.report.charts import Chart, Line
 from trb_mlx.report.curve_charts import SPECS, Spec, chart_of
 from trb_mlx.report.curves import Method, group_runs, read_runs
 from trb_mlx.report.diagnostic_charts import diagnostic_charts
 from trb_mlx.report.plots import draw
 from trb_mlx.report.results import numbers
 from trb_mlx.report.theme import DARK, LIGHT
+from trb_mlx.text import rounded
 
 
 @pytest.fixture(scope="module")
@@ -150,5 +151,5 @@ def test_numbers_of_a_long_curve_keep_its_ends() -> None:
 
 def test_numbers_read_well() -> None:
     values = (0.000512, 0.137, 10.37, 998.4, 12345.6, -14.28)
-    assert [number(v) for v in values] == ["0.000512", "0.137", "10.4", "998", "12,346", "−14.3"]
-    assert number(0.906, percent=True) == "90.6%"
+    assert [rounded(v) for v in values] == ["0.000512", "0.137", "10.4", "998", "12,346", "−14.3"]
+    assert rounded(0.906, share=True) == "90.6%"

@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from trb_mlx.comparison.spec import CompareSpec
 from trb_mlx.comparison.statistics import Row
-from trb_mlx.comparison.table import PERCENT
 from trb_mlx.files import disk_errors, replacing
 from trb_mlx.report.plots import DPI, STYLE
 from trb_mlx.report.theme import LIGHT
+from trb_mlx.text import is_share
 
 WIDTH = 7.6  # inches
 ROW_HEIGHT = 0.36  # inches
@@ -58,7 +58,7 @@ def draw_differences(spec: CompareSpec, rows: Sequence[Row], names: Sequence[str
 
 
 def _panel(axes: Axes, spec: CompareSpec, rows: Sequence[Row], name: str) -> None:
-    scale = 100.0 if name.endswith(PERCENT) else 1.0
+    scale = 100.0 if is_share(name) else 1.0
     for side, (label, color, marker) in enumerate(SERIES):
         found = [(row.over_problems if side else row.difference).get(name) for row in rows]
         kept = {place + APART * (side - 0.5): each for place, each in enumerate(found) if each}

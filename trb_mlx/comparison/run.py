@@ -19,6 +19,7 @@ from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_run
 from trb_mlx.comparison.statistics import Outcome, Row, compare_methods
 from trb_mlx.comparison.table import verdict, write_tables
 from trb_mlx.interrupts import watching
+from trb_mlx.text import number
 
 
 @dataclass(frozen=True)
@@ -115,4 +116,4 @@ def _line(spec: CompareSpec, run: PlannedRun) -> str:
     outcome = read_outcome(spec, run)
     assert outcome is not None
     value = outcome.metrics.get(spec.decides)
-    return f"done {run.name}: {spec.decides} {'–' if value is None else f'{value:.4g}'}"
+    return f"done {run.name}: {spec.decides} {number(value)}"

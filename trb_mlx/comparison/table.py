@@ -16,10 +16,7 @@ from trb_mlx.comparison.spec import CompareSpec
 from trb_mlx.comparison.statistics import Row, is_better_higher
 from trb_mlx.evaluation.intervals import LEVEL, Interval
 from trb_mlx.files import disk_errors, json_text, replacing
-from trb_mlx.text import clock
-
-PERCENT = ("pass@1", "area", "topk_overlap", "truncated_fraction")
-
+from trb_mlx.text import clock, is_share, number
 
 # For a terminal, which has no room for whole headings.
 SHORT = (
@@ -71,17 +68,17 @@ def cells(spec: CompareSpec, row: Row) -> list[str]:
 def _told(metric: str, found: Interval | None, signed: bool = False, ends: bool = False) -> str:
     if found is None:
         return "–"
-    percent = metric.endswith(PERCENT)
-    scale, form = (100.0, ".1f") if percent else (1.0, ".3g")
+    scale, form, unit = 1.0, ".3g", ""
+    if is_share(metric):
+        scale, form, unit = 100.0, ".1f", " pp" if signed else "%"
     sign = "+" if signed else ""
-    unit = (" pp" if signed else "%") if percent else ""
-    value = f"{scale * found.value:{sign}{form}}"
+    value = number(scale * found.value, sign + form)
     if found.low is None or found.high is None or found.half_width is None:
         return value + unit
     if ends:
-        low, high = (f"{scale * end:{sign}{form}}" for end in (found.low, found.high))
+        low, high = (number(scale * end, sign + form) for end in (found.low, found.high))
         return f"{value}{unit} [{low}, {high}]"
-    return f"{value} ± {scale * found.half_width:{form}}{unit}"
+    return f"{value} ± {number(scale * found.half_width, form)}{unit}"
 
 
 def verdict(spec: CompareSpec, rows: Sequence[Row]) -> str:
@@ -152,8 +149,8 @@ def terminal_table(spec: CompareSpec, rows: Sequence[Row], console: Console) -> 
 
 def _terminal_table(spec: CompareSpec, rows: Sequence[Row], columns: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for number, heading in enumerate(columns):
-        table.add_column(heading, justify="right" if number else "left")
+    for column, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if column else "left")
     for row in rows:
         told = dict(zip(SHORT, cells(spec, row), strict=True))
         table.add_row(*(told[heading] for heading in columns))

@@ -18,6 +18,7 @@ from trb_mlx.method import (
     describe_loss,
     describe_target,
 )
+from trb_mlx.text import number
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,11 @@ def _figures(facts: Provenance) -> str:
     first, last = scored[0], scored[-1]
     names = sorted(key for key in {*first, *last} if key.startswith("eval/"))
     head = f"| held-out | step {first['step']} | step {last['step']} |\n| --- | --- | --- |"
-    rows = [
-        f"| {name} | {_number(first.get(name))} | {_number(last.get(name))} |" for name in names
-    ]
+    rows = []
+    for name in names:
+        values = (number(line.get(name), missing="—") for line in (first, last))
+        rows.append(f"| {name} | {' | '.join(values)} |")
     return "\n".join([head, *rows])
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "—"
 
 
 def _licence(facts: Provenance) -> str:

@@ -1,1 +1,1 @@
-"""What a person reads of a run: evaluation, metrics files, progress and the summary."""
+"""One page of a run or of several over each other: its figures, tables, and PNGs beside it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HIGH_COUNT = 10_000  # from here on a number is written without decimals
+from trb_mlx.text import rounded
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Chart:
 
     def form(self, value: float) -> str:
         """A value of the figure as text."""
-        return number(value, self.percent)
+        return rounded(value, self.percent)
 
     def place(self, x: float) -> str:
         """A place on the horizontal axis as text."""
-        return self.ticks[int(x)] if self.ticks else number(x)
+        return self.ticks[int(x)] if self.ticks else rounded(x)
 
     def _told(self, line: Line) -> str:
         if len(line.y) == 1:
@@ -77,13 +77,3 @@ class Chart:
             f"{self.form(line.y[-1])} at {self.place(line.x[-1])}, lowest "
             f"{self.form(line.y.min())}, highest {self.form(line.y.max())}."
         )
-
-
-def number(value: float, percent: bool = False) -> str:
-    """A number as the report writes it: three digits, or a percentage."""
-    if percent:
-        return f"{value:.1%}"
-    if abs(value) >= HIGH_COUNT:
-        return f"{value:,.0f}"
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return text.replace("-", "−") if "e" not in text else text

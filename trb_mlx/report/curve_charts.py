@@ -9,6 +9,7 @@ import numpy as np
 
 from trb_mlx.report.charts import Chart, Line
 from trb_mlx.report.curves import Curve, Method, curve
+from trb_mlx.text import is_share
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Spec:
     title: str
     y_label: str
     caption: str
-    percent: bool = False
     log: bool = False
     reference: tuple[str, str] | None = None
     level: tuple[str, str] | None = None
@@ -42,7 +42,6 @@ SPECS = (
         "pass@1 on held-out prompts",
         "pass@1",
         "Share of held-out problems answered right at the evaluation's temperature.",
-        percent=True,
         level=("eval/teacher_pass@1", "teacher"),
     ),
     Spec(
@@ -67,7 +66,6 @@ SPECS = (
         "Reward of training rollouts",
         "mean reward",
         "Share of rollouts with the right answer. A diagnostic: training does not use it.",
-        percent=True,
     ),
     Spec(
         "trb/epsilon",
@@ -97,7 +95,6 @@ SPECS = (
         "Acceptance of student drafts",
         "accepted",
         "Share of the student's tokens that the behavior policy keeps.",
-        percent=True,
     ),
     Spec(
         "entropy/teacher",
@@ -133,7 +130,6 @@ SPECS = (
         "Truncated rollouts",
         "truncated",
         "Share of rollouts cut by the length limit.",
-        percent=True,
     ),
     Spec(
         "tokens_per_second",
@@ -191,7 +187,7 @@ def chart_of(spec: Spec, methods: Sequence[Method]) -> Chart | None:
         "step",
         spec.y_label,
         lines,
-        percent=spec.percent,
+        percent=is_share(spec.metric),
         log=spec.log and all((line.y > 0).all() for line in lines),
         shaded=sorted(ends),
         level=_level(spec, methods),

@@ -28,6 +28,7 @@ from trb_mlx.report.results import (
     time_spent,
 )
 from trb_mlx.report.theme import DARK, LIGHT, color_of
+from trb_mlx.text import minus, number
 
 # Nats at which a token's shade grows by one step, on either side of zero.
 EDGES = (0.25, 1.0, 3.0, 8.0)
@@ -169,7 +170,7 @@ def render(
         "color": color_of,
         "models": with_subscripts,
         "shade": shade,
-        "signed": signed,
+        "score": lambda value: minus(number(value, ".2f")),
         "visible": visible,
     }
     context: dict[str, Any] = {
@@ -206,11 +207,6 @@ def shade(score: float) -> int:
     """−4 (the teacher finds the token far less likely than the student) to 4."""
     level = sum(abs(score) >= edge for edge in EDGES)
     return level if score > 0 else -level
-
-
-def signed(value: float) -> str:
-    """Two digits, with a minus sign that is one."""
-    return f"{value:.2f}".replace("-", "−")
 
 
 def with_subscripts(text: str) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -12,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from trb_mlx.report.charts import Chart, Line, number
+from trb_mlx.report.charts import Chart, Line
 from trb_mlx.report.svg import inline_svg
 from trb_mlx.report.theme import DASHES, LIGHT, MARKERS, color_of, stroke_of
+from trb_mlx.text import number, rounded
 
 SIZE = (5.4, 3.1)  # inches
 DPI = 180
@@ -175,7 +177,8 @@ def _dress(axes: Axes, chart: Chart) -> None:
     if chart.percent:
         bottom, top = axes.get_ylim()  # a share above one is no share
         axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick < min(top, 1.001)])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, chart.percent)))
+    form = partial(number, form=".0%") if chart.percent else rounded
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
 
 
 def _limits(axes: Axes, chart: Chart) -> tuple[float, float]:
@@ -190,7 +193,3 @@ def _limits(axes: Axes, chart: Chart) -> tuple[float, float]:
     if chart.level is not None and chart.level[0] <= bottom:
         bottom = chart.level[0] - 0.04 * (top - chart.level[0])
     return bottom, top
-
-
-def _tick(value: float, percent: bool) -> str:
-    return f"{value:.0%}" if percent else number(value)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from trb_mlx.config_file import flatten
-from trb_mlx.report.charts import Chart, Line, number
+from trb_mlx.report.charts import Chart, Line
 from trb_mlx.report.curves import Curve, Method, RunData, curve, differing
-from trb_mlx.text import clock
+from trb_mlx.text import clock, rounded
 
 SHOWN_ROWS = 13  # of a figure's numbers
 PHASES = {
@@ -40,10 +40,10 @@ def _accuracy(method: Method) -> Result | None:
         return None
     best = int(np.argmax(found.values))
     teacher = curve(method, "eval/teacher_pass@1")
-    notes = [*_range(method, found, percent=True)]
-    notes.append(f"best {found.values[best]:.1%} at step {found.steps[best]}")
-    notes += [f"teacher {teacher.values[0]:.1%}"] if teacher else []
-    return Result("pass@1", _ends(found, percent=True), ", ".join(notes))
+    notes = [*_range(method, found, share=True)]
+    notes.append(f"best {rounded(found.values[best], share=True)} at step {found.steps[best]}")
+    notes += [f"teacher {rounded(teacher.values[0], share=True)}"] if teacher else []
+    return Result("pass@1", _ends(found, share=True), ", ".join(notes))
 
 
 def _divergence(method: Method) -> Result | None:
@@ -54,17 +54,17 @@ def _divergence(method: Method) -> Result | None:
     return Result("reverse KL", _ends(found), ", ".join(notes))
 
 
-def _ends(found: Curve, percent: bool = False) -> str:
+def _ends(found: Curve, share: bool = False) -> str:
     """The first and the last value."""
-    first, last = number(found.values[0], percent), number(found.values[-1], percent)
+    first, last = rounded(found.values[0], share), rounded(found.values[-1], share)
     return first if len(found.values) == 1 else f"{first} → {last}"
 
 
-def _range(method: Method, found: Curve, percent: bool = False) -> list[str]:
+def _range(method: Method, found: Curve, share: bool = False) -> list[str]:
     """The last value's range over seeds, where there are several."""
     if len(method.runs) == 1 or found.low is None or found.high is None:
         return []
-    low, high = number(found.low[-1], percent), number(found.high[-1], percent)
+    low, high = rounded(found.low[-1], share), rounded(found.high[-1], share)
     return [f"seeds {low} to {high}"]
 
 
@@ -92,7 +92,7 @@ def _speed(method: Method) -> Result | None:
     found, memory = curve(method, "tokens_per_second"), curve(method, "memory/peak_gb")
     if found is None:
         return None
-    note = f"peak memory {number(memory.values.max())} GiB" if memory else ""
+    note = f"peak memory {rounded(memory.values.max())} GiB" if memory else ""
     return Result("throughput", f"{found.values.mean():,.0f} tokens/s", note)
 
 

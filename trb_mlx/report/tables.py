@@ -8,16 +8,15 @@ from typing import Any
 from rich.table import Table
 
 from trb_mlx.evaluation.intervals import LEVEL, Interval
-
-SHARES = ("pass@", "truncated_fraction", "topk_overlap")
+from trb_mlx.text import is_share, number
 
 
 def shown(name: str, interval: Interval) -> tuple[str, str]:
     """A metric's value and the ends of its interval as text."""
-    form = "{:.1%}" if name.startswith(SHARES) else "{:.1f}" if "length" in name else "{:.4f}"
-    ends = (interval.low, interval.high)
-    told = ["–" if end is None else form.format(end) for end in ends]
-    return form.format(interval.value), "–" if told == ["–", "–"] else " to ".join(told)
+    form = ".1%" if is_share(name) else ".1f" if "length" in name else ".4f"
+    ends = interval.low, interval.high
+    span = "–" if ends == (None, None) else " to ".join(number(end, form) for end in ends)
+    return number(interval.value, form), span
 
 
 def evaluation_title(about: Mapping[str, Any]) -> str:

@@ -14,19 +14,19 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from trb_mlx.evaluation.evaluator import NONE_RIGHT, truncation_warning
-from trb_mlx.text import clock, say
+from trb_mlx.text import clock, number, say
 from trb_mlx.training.trainer import Hook, Phase
 from trb_mlx.types import Metrics, StepResult
 
 # (heading, metric, format); a metric that a step does not have shows as a dash.
 COLUMNS = (
-    ("ε", "trb/epsilon", "{:.4g}"),
-    ("reverse KL", "reverse_kl", "{:.3f}"),
-    ("β", "trb/beta_mean", "{:.3f}"),
-    ("reward", "reward/mean", "{:.3f}"),
-    ("length", "completions/mean_length", "{:.1f}"),
-    ("truncated", "completions/truncated_fraction", "{:.0%}"),
-    ("tokens/s", "tokens_per_second", "{:.0f}"),
+    ("ε", "trb/epsilon", ".4g"),
+    ("reverse KL", "reverse_kl", ".3f"),
+    ("β", "trb/beta_mean", ".3f"),
+    ("reward", "reward/mean", ".3f"),
+    ("length", "completions/mean_length", ".1f"),
+    ("truncated", "completions/truncated_fraction", ".0%"),
+    ("tokens/s", "tokens_per_second", ".0f"),
 )
 SHOWN_ROWS = 8  # steps that the live table keeps in view
 UNREWARDED_STEPS = 5  # in a row without a reward, before that is said
@@ -34,8 +34,7 @@ UNREWARDED_STEPS = 5  # in a row without a reward, before that is said
 
 def cell(metrics: Mapping[str, Any], name: str, form: str) -> str:
     """One metric as text."""
-    value = metrics.get(name)
-    return "-" if value is None else form.format(value)
+    return number(metrics.get(name), form, missing="-")
 
 
 def plain_line(result: StepResult, steps: int, left: float) -> str:
@@ -48,10 +47,10 @@ def evaluation_line(result: StepResult) -> str:
     """The held-out evaluation of a step as one line."""
     metrics = result.metrics
     line = (
-        f"evaluation after step {result.step}: pass@1 {cell(metrics, 'eval/pass@1', '{:.1%}')}, "
-        f"reverse KL {cell(metrics, 'eval/reverse_kl', '{:.3f}')}, "
-        f"length {cell(metrics, 'eval/mean_length', '{:.1f}')}, "
-        f"truncated {cell(metrics, 'eval/truncated_fraction', '{:.0%}')}"
+        f"evaluation after step {result.step}: pass@1 {cell(metrics, 'eval/pass@1', '.1%')}, "
+        f"reverse KL {cell(metrics, 'eval/reverse_kl', '.3f')}, "
+        f"length {cell(metrics, 'eval/mean_length', '.1f')}, "
+        f"truncated {cell(metrics, 'eval/truncated_fraction', '.0%')}"
     )
     teacher = metrics.get("eval/teacher_pass@1")
     return line + (f" (teacher's pass@1 {teacher:.1%})" if teacher is not None else "")
@@ -186,8 +185,8 @@ class Ledger(Hook):
         """Before and after, and the phases of the time; `loading` is what came before."""
         lines = []
         for label, name, form in (
-            ("pass@1", "eval/pass@1", "{:.1%}"),
-            ("reverse KL", "eval/reverse_kl", "{:.3f}"),
+            ("pass@1", "eval/pass@1", ".1%"),
+            ("reverse KL", "eval/reverse_kl", ".3f"),
         ):
             if name in self.after:
                 ends = (cell(ends, name, form) for ends in (self.before, self.after))
