@@ -10,9 +10,8 @@ import pytest
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
-from trb_mlx.evaluation.diagnosis import diagnose
+from trb_mlx.evaluation.diagnosis import diagnose, excerpt
 from trb_mlx.evaluation.diagnostics import default_sizes, read_diagnostics, write_diagnostics
-from trb_mlx.evaluation.excerpts import excerpt, token_texts
 from trb_mlx.models.loading import prepare_backend
 from trb_mlx.models.pair import Pair
 from trb_mlx.report.measures import auroc, paired_gain
@@ -67,14 +66,6 @@ def test_an_excerpt_shows_every_token_with_its_ratio(pair: Pair) -> None:
     np.testing.assert_allclose(shown.scores, ratio, atol=1e-3)
     assert shown.score == pytest.approx(float(ratio.mean()), abs=1e-3)
     assert len(shown.pieces) == shown.length == len(ids)
-
-
-def test_tokens_of_one_character_are_shown_once(pair: Pair) -> None:
-    tokenizer = pair.student.model.tokenizer
-    text = "aé数\n😀b"
-    pieces = token_texts(tokenizer, tokenizer.encode(text, add_special_tokens=False))
-    assert "".join(pieces) == text
-    assert pieces[:4] == ["a", "", "é", ""]
 
 
 def test_the_bundled_pair_shows_what_the_paper_shows(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_hung_verification_never_hangs_the_run(
     def algebra(*_: object) -> list[str]:
         return ["\\boxed{x+1}"] * 4
 
-    monkeypatch.setattr("trb_mlx.evaluation.evaluator.responses", algebra)
+    monkeypatch.setattr("trb_mlx.evaluation.evaluator.response_texts", algebra)
     begun = time.perf_counter()
     prompts = [Prompt(i, f"p{i}", (40, 41), "1+x") for i in range(2)]
     with Verifier(timeout_s=0.3, script=script) as verifier:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,22 +26,23 @@ from trb_mlx.evaluation.diagnostics import (
     read_diagnostics,
     write_diagnostics,
 )
-from trb_mlx.evaluation.evaluator import answer_rewards, responses
-from trb_mlx.evaluation.excerpts import excerpt
+from trb_mlx.evaluation.evaluator import answer_rewards
 from trb_mlx.files import disk_errors
 from trb_mlx.models.loading import prepare_backend
-from trb_mlx.models.pair import Pair, load_pair
+from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.rollout.behavior import Behavior, make_behavior
 from trb_mlx.rollout.continuation import continue_rollouts
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
+from trb_mlx.rollout.text import response_texts, token_texts
 from trb_mlx.runs.folder import RunFolder
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
 # Draws keyed apart from training and evaluation; continuations take the numbers above.
 STREAM = 2**41
 EXCERPTS = 3
+EXCERPT_TOKENS = 200  # shown of a rollout
 DRAFT_LENGTH = 4  # the law does not depend on it
 Say = Callable[[str], None]
 
@@ -69,16 +69,16 @@ def run_diagnostics(
         RunError: the file could not be written.
     """
     path = folder.diagnostics
-    known = read_diagnostics(path)
+    kept = read_diagnostics(path)
     sizes = default_sizes(config, prompts, cuts, budgets)
-    if known is not None and (known.sizes == sizes or not (prompts or cuts or budgets)):
+    if kept is not None and (kept.sizes == sizes or not (prompts or cuts or budgets)):
         say(f"{path} is there already")
-        return known
+        return kept
     say(f"measuring {folder.path}")
-    found = diagnose(config, sizes, say)
+    measured = diagnose(config, sizes, say)
     with disk_errors(str(path)):
-        write_diagnostics(path, found)
-    return found
+        write_diagnostics(path, measured)
+    return measured
 
 
 def diagnose(config: Config, sizes: Sizes, say: Say) -> Diagnostics:
@@ -87,132 +87,155 @@ def diagnose(config: Config, sizes: Sizes, say: Say) -> Diagnostics:
     Raises:
         UserError: the models or the prompts cannot be loaded.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     prepare_backend()
     pair = load_pair(config.student, config.teacher)
-    held = config.eval.model_copy(update={"prompts": sizes.prompts})
-    prompts = held_out_prompts(
-        config.model_copy(update={"eval": held}), pair.student.model.tokenizer, say
-    )
-    contexts = (pair.student.model.context, pair.teacher.model.context)
-    limit, longest = config.rollout.max_tokens, config.data.max_prompt_tokens
-    prompts, limit = fit_context(
-        prompts, shortest_context(contexts), limit, longest, "held-out", say
-    )
-    drawn = config.rollout.model_copy(update={"max_tokens": limit})
-    config = config.model_copy(update={"rollout": drawn})
+    config, prompts = _fit_prompts(config, sizes.prompts, pair, say)
+    rollouts: dict[float, Rollout] = {}
+    for budget in sizes.budgets:
+        say(f"rollouts of {len(prompts)} prompts under budget {budget:g}")
+        behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
+        rollouts[budget] = _sample(config, pair, prompts, behavior)
+    vanilla = rollouts[0.0]
+    # What the run's own first step draws; for a vanilla run, what its budget would.
+    own, behavior = config.behavior, make_behavior(config.behavior)
+    if own.kind in ("trb", "fixed", "vanilla") or not behavior.needs_teacher(0):
+        name, blended = f"TRB, ε = {own.budget:g}", rollouts[own.budget]
+    else:
+        name, blended = own.kind, _sample(config, pair, prompts, behavior)
     with Verifier() as verifier:
-        return _Bench(config, sizes, pair, prompts, verifier).run(say, begun)
-
-
-@dataclass(frozen=True)
-class _Bench:
-    config: Config
-    sizes: Sizes
-    pair: Pair
-    prompts: Sequence[Prompt]
-    verifier: Verifier
-
-    def run(self, say: Say, begun: float) -> Diagnostics:
-        """Draw, continue, score; `begun` is when the work, loading included, began."""
-        drawn: dict[float, Rollout] = {}
-        for budget in self.sizes.budgets:
-            say(f"rollouts of {len(self.prompts)} prompts under budget {budget:g}")
-            drawn[budget] = self._draw(_fixed(budget))
-        vanilla, (name, blended) = drawn[0.0], self._own(drawn)
         return Diagnostics(
-            student=self.config.student.model,
-            teacher=self.config.teacher.model,
+            student=config.student.model,
+            teacher=config.teacher.model,
             behavior=name,
-            max_tokens=self.config.rollout.max_tokens,
-            temperature=self.config.rollout.temperature,
-            sizes=self.sizes,
-            budgets=[self._told(budget, rollout) for budget, rollout in drawn.items()],
-            continuations=self._continuations(vanilla, blended, say),
-            excerpts=self._excerpts(vanilla, blended),
-            seconds=round(time.perf_counter() - begun, 1),
+            max_tokens=config.rollout.max_tokens,
+            temperature=config.rollout.temperature,
+            sizes=sizes,
+            budgets=[
+                _budget_rollouts(budget, rollout, answer_rewards(pair.student, rollout, verifier))
+                for budget, rollout in rollouts.items()
+            ],
+            continuations=_continuations(config, pair, (vanilla, blended), sizes, verifier, say),
+            excerpts=_excerpts(pair.student, vanilla, blended, verifier),
+            seconds=round(time.perf_counter() - start, 1),
         )
 
-    @property
-    def _sampling(self) -> Sampling:
-        rollout = self.config.rollout
-        return Sampling(rollout.max_tokens, rollout.batch_size, rollout.temperature, support=1)
 
-    def _draw(self, behavior: Behavior) -> Rollout:
-        """One rollout a prompt by the behavior policy of step 0, with both models' records."""
-        seed = self.config.train.seed
-        jobs = [Job(p, RolloutKey(seed, STREAM, p.index, 0)) for p in self.prompts]
-        if behavior.needs_teacher(0):
-            budget = behavior.budget(0)
-            drafting = Fixed(DRAFT_LENGTH)
-            return sample_blended(self.pair, jobs, self._sampling, behavior, budget, drafting)
-        rollout = sample(self.pair.student, jobs, self._sampling)
-        train = self.config.train
-        sizes = train.micro_batch_size, train.micro_batch_tokens
-        score(self.pair.teacher, rollout, sizes, keep_hidden=False)
-        return rollout
+def _fit_prompts(
+    config: Config, count: int, pair: Pair, say: Say
+) -> tuple[Config, Sequence[Prompt]]:
+    """The held-out prompts that fit both contexts, and the config with the length left to them."""
+    held_out = config.eval.model_copy(update={"prompts": count})
+    prompts = held_out_prompts(
+        config.model_copy(update={"eval": held_out}), pair.student.model.tokenizer, say
+    )
+    context = shortest_context((pair.student.model.context, pair.teacher.model.context))
+    limit, longest = config.rollout.max_tokens, config.data.max_prompt_tokens
+    prompts, limit = fit_context(prompts, context, limit, longest, "held-out", say)
+    rollout = config.rollout.model_copy(update={"max_tokens": limit})
+    return config.model_copy(update={"rollout": rollout}), prompts
 
-    def _own(self, drawn: dict[float, Rollout]) -> tuple[str, Rollout]:
-        """What the run's own first step draws; for a vanilla run, what its budget would."""
-        config = self.config.behavior
-        behavior = make_behavior(config)
-        blends = config.kind in ("trb", "fixed", "vanilla")
-        if blends or not behavior.needs_teacher(0):
-            return f"TRB, ε = {config.budget:g}", drawn[config.budget]
-        return config.kind, self._draw(behavior)
 
-    def _rewards(self, rollout: Rollout) -> list[float]:
-        return answer_rewards(self.pair.student, rollout, self.verifier)
+def _sampling(config: Config) -> Sampling:
+    rollout = config.rollout
+    return Sampling(rollout.max_tokens, rollout.batch_size, rollout.temperature, support=1)
 
-    def _told(self, budget: float, rollout: Rollout) -> BudgetRollouts:
-        assert rollout.records is not None
-        return BudgetRollouts(
-            budget=budget,
-            rewards=self._rewards(rollout),
-            student_logprob=_row_means(rollout, rollout.records.student_logprob),
-            teacher_logprob=_row_means(rollout, rollout.records.teacher_logprob),
-        )
 
-    def _continuations(self, vanilla: Rollout, blended: Rollout, say: Say) -> list[Continuation]:
-        """Nothing where no prompt has a gold answer: then there is no success to compare."""
-        if all(prompt.answer is None for prompt in self.prompts):
-            return []
-        found = []
-        for number, cut in enumerate(self.sizes.cuts, start=1):
-            say(f"continuations from {cut} tokens")
-            for model in ("teacher", "student"):
-                scorer = getattr(self.pair, model)
-                rewards = {
-                    name: self._rewards(
-                        continue_rollouts(scorer, rollout, cut, self._sampling, STREAM + number)
-                    )
-                    for name, rollout in (("vanilla", vanilla), ("blended", blended))
-                }
-                found.append(Continuation(model=model, cut=cut, **rewards))
-        return found
+def _sample(config: Config, pair: Pair, prompts: Sequence[Prompt], behavior: Behavior) -> Rollout:
+    """One rollout a prompt by the behavior policy of step 0, with both models' records."""
+    train, sampling = config.train, _sampling(config)
+    jobs = [Job(prompt, RolloutKey(train.seed, STREAM, prompt.index, 0)) for prompt in prompts]
+    if behavior.needs_teacher(0):
+        budget, drafting = behavior.budget(0), Fixed(DRAFT_LENGTH)
+        return sample_blended(pair, jobs, sampling, behavior, budget, drafting)
+    rollout = sample(pair.student, jobs, sampling)
+    sizes = train.micro_batch_size, train.micro_batch_tokens
+    score(pair.teacher, rollout, sizes, keep_hidden=False)
+    return rollout
 
-    def _excerpts(self, vanilla: Rollout, blended: Rollout) -> list[ExcerptPair]:
-        """Of the first prompts, whatever they show."""
-        pairs = []
-        for row, prompt in enumerate(self.prompts[:EXCERPTS]):
-            ours, theirs = (self._excerpt(rollout, row) for rollout in (vanilla, blended))
-            pairs.append(
-                ExcerptPair(prompt=prompt.text, answer=prompt.answer, vanilla=ours, blended=theirs)
+
+def _budget_rollouts(budget: float, rollout: Rollout, rewards: list[float]) -> BudgetRollouts:
+    assert rollout.records is not None
+
+    def row_means(values: np.ndarray) -> list[float]:
+        sums = np.where(rollout.mask, values, 0.0).sum(axis=1, dtype=np.float64)
+        return [round(float(value), 6) for value in sums / rollout.lengths]
+
+    return BudgetRollouts(
+        budget=budget,
+        rewards=rewards,
+        student_logprob=row_means(rollout.records.student_logprob),
+        teacher_logprob=row_means(rollout.records.teacher_logprob),
+    )
+
+
+def _continuations(
+    config: Config,
+    pair: Pair,
+    rollouts: tuple[Rollout, Rollout],
+    sizes: Sizes,
+    verifier: Verifier,
+    say: Say,
+) -> list[Continuation]:
+    """Nothing where no prompt has a gold answer: then there is no success to compare.
+
+    `rollouts` are the student's alone, and the behavior policy's.
+    """
+    if all(job.prompt.answer is None for job in rollouts[0].jobs):
+        return []
+    continuations = []
+    for number, cut in enumerate(sizes.cuts, start=1):
+        say(f"continuations from {cut} tokens")
+        for model, scorer in (("teacher", pair.teacher), ("student", pair.student)):
+            vanilla, blended = (
+                continue_rollouts(scorer, rollout, cut, _sampling(config), STREAM + number)
+                for rollout in rollouts
             )
-        return pairs
-
-    def _excerpt(self, rollout: Rollout, row: int) -> Excerpt:
-        answer = rollout.jobs[row].prompt.answer
-        text = responses(self.pair.student, rollout)[row]
-        reward = None if answer is None else self.verifier.score(text, answer)
-        return excerpt(self.pair.student, rollout, row, reward)
-
-
-def _fixed(budget: float) -> Behavior:
-    return make_behavior(BehaviorConfig(kind="fixed", budget=budget))
+            continuations.append(
+                Continuation(
+                    model=model,
+                    cut=cut,
+                    vanilla=answer_rewards(pair.student, vanilla, verifier),
+                    blended=answer_rewards(pair.student, blended, verifier),
+                )
+            )
+    return continuations
 
 
-def _row_means(rollout: Rollout, values: np.ndarray) -> list[float]:
-    """The mean over each row's response tokens."""
-    sums = np.where(rollout.mask, values, 0.0).sum(axis=1, dtype=np.float64)
-    return [round(float(value), 6) for value in sums / rollout.lengths]
+def _excerpts(
+    scorer: Scorer, vanilla: Rollout, blended: Rollout, verifier: Verifier
+) -> list[ExcerptPair]:
+    """Of the first prompts, whatever they show."""
+    pairs = []
+    for row, job in enumerate(vanilla.jobs[:EXCERPTS]):
+        prompt = job.prompt
+        excerpts = []
+        for rollout in (vanilla, blended):
+            text = response_texts(scorer, rollout)[row]
+            reward = None if prompt.answer is None else verifier.score(text, prompt.answer)
+            excerpts.append(excerpt(scorer, rollout, row, reward))
+        pairs.append(
+            ExcerptPair(
+                prompt=prompt.text, answer=prompt.answer, vanilla=excerpts[0], blended=excerpts[1]
+            )
+        )
+    return pairs
+
+
+def excerpt(scorer: Scorer, rollout: Rollout, row: int, reward: float | None) -> Excerpt:
+    """One row of a rollout with records; the stop token is shown as `⟨stop⟩`."""
+    records = rollout.records
+    assert records is not None
+    ids = rollout.response(row)
+    ratios = (records.teacher_logprob - records.student_logprob)[row, : len(ids)].tolist()
+    pieces = token_texts(scorer.model.tokenizer, ids[:EXCERPT_TOKENS])
+    if len(ids) <= EXCERPT_TOKENS and ids[-1] == scorer.merge.stop_id:
+        pieces[-1] = "⟨stop⟩"
+    return Excerpt(
+        pieces=pieces,
+        scores=[round(float(ratio), 3) for ratio in ratios[:EXCERPT_TOKENS]],
+        score=round(sum(ratios) / len(ratios), 4),
+        length=len(ids),
+        stopped=bool(rollout.stopped[row]),
+        reward=reward,
+    )

@@ -15,6 +15,7 @@ from trb_mlx.ops.numerics import kl_divergence, log_softmax
 from trb_mlx.rollout.kv_cache import second_stream
 from trb_mlx.rollout.packing import Packed, pack_rollout
 from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.text import response_texts
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
 
 # Held-out draws are keyed apart from every training step, and alike at every evaluation, so
@@ -52,16 +53,6 @@ def held_out_rollouts(
     return sample(scorer, jobs, sampling)
 
 
-def responses(scorer: Scorer, rollout: Rollout) -> list[str]:
-    """The text of each rollout, without its stop token."""
-    stop = scorer.merge.stop_id
-    decode = scorer.model.tokenizer.decode
-    return [
-        decode([token for token in rollout.response(row) if token != stop])
-        for row in range(len(rollout.jobs))
-    ]
-
-
 def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
     """1 or 0 for each rollout whose prompt has a gold answer; empty where none has.
 
@@ -69,7 +60,7 @@ def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list
     """
     items = [
         (_opened(job.prompt) + text, job.prompt.answer, job.prompt.grader)
-        for text, job in zip(responses(scorer, rollout), rollout.jobs, strict=True)
+        for text, job in zip(response_texts(scorer, rollout), rollout.jobs, strict=True)
         if job.prompt.answer is not None
     ]
     return verifier.score_all(items)

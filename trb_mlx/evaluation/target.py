@@ -15,12 +15,12 @@ from trb_mlx.data.held_out import Say
 from trb_mlx.data.prompts import make_formatter
 from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
-from trb_mlx.evaluation.evaluator import responses
 from trb_mlx.files import file_digest, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, single
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
 from trb_mlx.types import Job, Prompt, RolloutKey
 
@@ -180,4 +180,4 @@ def generate_text(
         )
     job = Job(Prompt(0, text, tuple(tokens)), RolloutKey(seed, 0, 0, 0))
     rollout = sample(scorer, [job], Sampling(max_tokens, 1, temperature))
-    return responses(scorer, rollout)[0]
+    return response_texts(scorer, rollout)[0]

@@ -20,7 +20,7 @@ from trb_mlx.data.context import fit_split
 from trb_mlx.data.formats import fill_plain
 from trb_mlx.data.held_out import PromptSplit, split_prompts, with_held_out
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.evaluation.evaluator import Evaluator, answer_rewards, as_drawn, responses
+from trb_mlx.evaluation.evaluator import Evaluator, answer_rewards, as_drawn
 from trb_mlx.files import disk_errors, read_metrics
 from trb_mlx.method import describe_method, unread_keys
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend, resolve
@@ -30,6 +30,7 @@ from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.cache_trial import can_rewind, make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
+from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.checkpoint import Progress
 from trb_mlx.runs.data import check_digests, keep_digests
 from trb_mlx.runs.folder import RunFolder, holding_run, write_config
@@ -183,7 +184,7 @@ class _Session:
                 self.folder.samples,
                 run.sample_every,
                 run.samples,
-                lambda rollout: responses(self.pair.student, rollout),
+                lambda rollout: response_texts(self.pair.student, rollout),
             ),
             self._keeper(),
             self.ledger,
