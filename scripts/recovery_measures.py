@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.config import Config, EvalConfig
-from trb_mlx.evaluation.evaluator import held_out_rollouts, mean_reverse_kl
+from trb_mlx.evaluation.distances import mean_reverse_kl
+from trb_mlx.evaluation.evaluator import held_out_rollouts
 from trb_mlx.evaluation.target import Target, generate_text
 from trb_mlx.files import read_lines
 from trb_mlx.models.pair import Pair

@@ -10,6 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from trb_mlx.config import LoraConfig, LossConfig, TrainConfig
+from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.rollout.sampler import Sampling, sample
@@ -76,16 +77,12 @@ def test_micro_batches_do_not_change_a_step(pair: Pair, mode: str) -> None:
 def test_the_loss_is_the_mean_over_tokens_of_the_recorded_divergence(pair: Pair) -> None:
     stepper = make_stepper(pair, "exact")
     rollout = rollouts(pair)
-    from trb_mlx.evaluation.evaluator import mean_reverse_kl
-
     expected = mean_reverse_kl(pair, rollout, 2)
     assert stepper.update(rollout, 0.0)["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["tail", "renormalized", "truncated", "exact"])
 def test_steps_reduce_the_divergence(pair: Pair, mode: str) -> None:
-    from trb_mlx.evaluation.evaluator import mean_reverse_kl
-
     stepper = make_stepper(pair, mode)
     rollout = rollouts(pair)
     before = mean_reverse_kl(pair, rollout, 8)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import mlx.core as mx
 import numpy as np
 
 from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
+from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.ops.fused_head import chunk_tokens
-from trb_mlx.ops.numerics import kl_divergence, log_softmax
-from trb_mlx.rollout.kv_cache import second_stream
-from trb_mlx.rollout.packing import Packed, pack_rollout
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.text import response_texts
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
@@ -59,44 +55,15 @@ def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list
     A response to a prompt that ends with `<think>` begins inside its thoughts.
     """
     items = [
-        (_opened(job.prompt) + text, job.prompt.answer, job.prompt.grader)
+        (
+            ("<think>" if job.prompt.text.rstrip().endswith("<think>") else "") + text,
+            job.prompt.answer,
+            job.prompt.grader,
+        )
         for text, job in zip(response_texts(scorer, rollout), rollout.jobs, strict=True)
         if job.prompt.answer is not None
     ]
     return verifier.score_all(items)
-
-
-def _opened(prompt: Prompt) -> str:
-    return "<think>" if prompt.text.rstrip().endswith("<think>") else ""
-
-
-def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
-    """KL(π_S ‖ π_T) in nats a token over the whole vocabulary, at temperature 1.
-
-    The mean runs over the response tokens of the given rollouts.
-    """
-    total = 0.0
-    chunk = chunk_tokens(pair.student.merge.size, models=2)
-    for packed in pack_rollout(rollout, rows_at_once):
-        student, student_logits = before_head(pair.student, packed)
-        with mx.stream(second_stream()):
-            teacher, teacher_logits = before_head(pair.teacher, packed)
-        mx.eval(student, teacher)  # the bodies are done before any logits stand beside them
-        for start in range(0, packed.count, chunk):
-            rows = slice(start, start + chunk)
-            divergence = kl_divergence(
-                log_softmax(student_logits(student[rows])),
-                log_softmax(teacher_logits(teacher[rows])),
-            )
-            total += float(np.asarray(divergence).sum(dtype=np.float64))
-    return total / int(rollout.lengths.sum())
-
-
-def before_head(scorer: Scorer, packed: Packed) -> tuple[mx.array, Callable[[mx.array], mx.array]]:
-    """What a model gives at the response tokens, `[N, …]`, and the way from there to logits."""
-    if scorer.split is None:
-        return packed.pick(scorer.logits(packed.ids)), lambda logits: logits
-    return packed.pick(scorer.hidden(packed.ids)), scorer.logits_of
 
 
 class Evaluator:

@@ -10,7 +10,7 @@ import numpy as np
 
 from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.evaluation.distances import NAMES, distribution_sums
+from trb_mlx.evaluation.distances import NAMES, distance_sums
 from trb_mlx.evaluation.evaluator import answer_rewards, held_out_rollouts
 from trb_mlx.evaluation.intervals import Interval, bootstrap_mean, bootstrap_ratio, bootstrap_share
 from trb_mlx.evaluation.passk import pass_at_k
@@ -129,7 +129,7 @@ def _distributions(task: Task, rollout: Rollout) -> list[dict[str, float]]:
     count = min(samples, SCORED_ROLLOUTS)
     rows = np.arange(len(rollout.jobs)).reshape(-1, samples)[:, :count].ravel()
     part = _rows(rollout, rows)
-    sums = distribution_sums(task.pair, part, task.score_rows, task.support)
+    sums = distance_sums(task.pair, part, task.score_rows, task.support)
     sums["tokens"] = part.lengths.astype(np.float64)
     problems = {name: values.reshape(-1, count).sum(-1) for name, values in sums.items()}
     return [
