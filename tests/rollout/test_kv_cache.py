@@ -16,7 +16,7 @@ from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.target import open_target
 from trb_mlx.models.loading import load_model
-from trb_mlx.models.pair import Scorer, single
+from trb_mlx.models.pair import Scorer, make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 from trb_mlx.rollout.row_cache import Offsets
@@ -27,16 +27,16 @@ PROMPTS = [tuple(t.encode()) for t in ("a", "Compute 12+7.", "the quick brown fo
 
 
 def scorer_of(kind: str, folder: Path) -> Scorer:
-    return single(load_model(ModelConfig(model=str(make_model(folder / kind, kind, seed=4)))))
+    return make_scorer(load_model(ModelConfig(model=str(make_model(folder / kind, kind, seed=4)))))
 
 
 def shapes_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of all ids that models read from now on."""
     read: list[tuple[int, ...]] = []
-    plain = Scorer.read
+    plain = Scorer.hidden
     monkeypatch.setattr(
         Scorer,
-        "read",
+        "hidden",
         lambda self, ids, cache=None: read.append(ids.shape) or plain(self, ids, cache),
     )
     return read

@@ -17,7 +17,7 @@ from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.files import file_digest, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
-from trb_mlx.models.pair import Pair, Scorer, make_pair, single
+from trb_mlx.models.pair import Pair, Scorer, make_pair, make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.text import response_texts
@@ -86,7 +86,7 @@ def open_target(
     stops: Sequence[int] = ()
     if weights is not None:
         stops = load_adapter(model, weights.parent, weights)
-    scorer = pair.student if pair else single(model, stops)
+    scorer = pair.student if pair else make_scorer(model, stops)
     for each in (pair.student, pair.teacher) if pair else (scorer,):
         make_decoder(each)  # refuses a model that is wrong without a cache, or with one
     digest = None if weights is None else file_digest(weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,25 +36,23 @@ class Scorer:
     merge: StopMerge
     split: Split | None = None
 
-    def read(self, tokens: mx.array, cache: Any = None) -> mx.array:
-        """Hidden states of ids `[B, T]`, or raw logits where there is no `split`."""
+    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Hidden states `[B, T, D]` of ids `[B, T]`, after the final norm.
+
+        Raw logits `[B, T, W]` where there is no `split`.
+        """
         if self.split is None:
             return self.model.module(tokens, cache=cache)
         return self.split.body(tokens, cache)
 
-    def logits_of(self, found: mx.array) -> mx.array:
-        """Float32 logits `[..., V]` of what `read` gave."""
-        logits = found if self.split is None else self.split.head(found)
+    def logits_of(self, hidden: mx.array) -> mx.array:
+        """Float32 logits `[..., V]` of what `hidden` gave."""
+        logits = hidden if self.split is None else self.split.head(hidden)
         return shared_logits(logits, self.merge)
 
     def logits(self, tokens: mx.array, cache: Any = None) -> mx.array:
-        """Float32 logits `[B, L, V]` of right-padded ids `[B, L]`."""
+        """Float32 logits `[B, T, V]` of right-padded ids `[B, T]`."""
         return shared_logits(self.model.module(tokens, cache=cache), self.merge)
-
-    def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
-        """Hidden states `[B, L, D]` of ids `[B, L]`, after the final norm; needs `split`."""
-        assert self.split is not None
-        return self.split.body(tokens, cache)
 
 
 @dataclass(frozen=True)
@@ -98,15 +96,18 @@ def make_pair(student: LanguageModel, teacher: LanguageModel) -> Pair:
     size = min(len(student.tokenizer), logit_width(student), logit_width(teacher))
     stop_id = _stop_id(student, size, "student")
     _stop_id(teacher, size, "teacher")  # one that cannot end would teach never to end
-    merges = (
-        merge_stops(size, stop_id, student.stop_ids, teacher.stop_ids),
-        merge_stops(size, stop_id, teacher.stop_ids, student.stop_ids),
+    scorers = (
+        Scorer(
+            model,
+            merge_stops(size, stop_id, model.stop_ids, other.stop_ids),
+            split_model(model.module),
+        )
+        for model, other in ((student, teacher), (teacher, student))
     )
-    models = zip((student, teacher), merges, strict=True)
-    return Pair(*(Scorer(model, merge, split_model(model.module)) for model, merge in models))
+    return Pair(*scorers)
 
 
-def single(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer:
+def make_scorer(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer:
     """A model on its own: padded rows cut off and its EOS ids merged into its first.
 
     `other_stops` are EOS ids of a teacher that it was trained with, masked as in training.
@@ -144,27 +145,28 @@ def check_tokenizers(student: LanguageModel, teacher: LanguageModel) -> None:
     Raises:
         UserError: one sentence with the first difference.
     """
-    ours, theirs = student.tokenizer, teacher.tokenizer
     names = f"student {student.name} and teacher {teacher.name}"
-    if len(ours) != len(theirs):
+    student_size, teacher_size = len(student.tokenizer), len(teacher.tokenizer)
+    if student_size != teacher_size:
         raise UserError(
-            f"{names} have tokenizers of different size ({len(ours)} and {len(theirs)} tokens); "
-            "on-policy distillation needs one tokenizer for both."
+            f"{names} have tokenizers of different size ({student_size} and {teacher_size} "
+            "tokens); on-policy distillation needs one tokenizer for both."
         )
     for probe in PROBES:
-        if _ids(ours, probe) != _ids(theirs, probe):
+        student_ids, teacher_ids = (
+            list(model.tokenizer.encode(probe, add_special_tokens=False))
+            for model in (student, teacher)
+        )
+        if student_ids != teacher_ids:
             raise UserError(
                 f"{names} encode {probe[:24]!r} differently though their tokenizers are of one "
                 "size; on-policy distillation needs one tokenizer for both."
             )
-    ids, others = ours.get_vocab(), theirs.get_vocab()
-    for token, index in ids.items():
-        if others.get(token) != index:
+    teacher_vocab = teacher.tokenizer.get_vocab()
+    for token, student_id in student.tokenizer.get_vocab().items():
+        teacher_id = teacher_vocab.get(token)
+        if student_id != teacher_id:
             raise UserError(
-                f"{names} give the token {token!r} different ids ({index} and "
-                f"{others.get(token)}); on-policy distillation needs one tokenizer for both."
+                f"{names} give the token {token!r} different ids ({student_id} and {teacher_id}); "
+                "on-policy distillation needs one tokenizer for both."
             )
-
-
-def _ids(tokenizer: object, text: str) -> Sequence[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]

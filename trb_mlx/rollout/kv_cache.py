@@ -39,7 +39,7 @@ class Decoder(Protocol):
         """Read every prompt but its last token, as new rows below the others."""
 
     def read(self, tokens: mx.array) -> mx.array:
-        """Append T tokens a row, int `[B, T]`: what `Scorer.read` gives."""
+        """Append T tokens a row, int `[B, T]`: what `Scorer.hidden` gives."""
 
     def logits(self, tokens: mx.array) -> mx.array:
         """Append T tokens a row, int `[B, T]`: their logits `[B, T, V]`, at the least cost."""
@@ -99,14 +99,14 @@ class RowDecoder:
         rows = mx.array([list(head) + [0] * (longest - len(head)) for head in heads])
         for start in range(0, longest, self._chunk):
             part = rows[:, start : start + self._chunk]
-            self._scorer.read(part, layers)
+            self._scorer.hidden(part, layers)
             offsets.set(offsets.lengths + part.shape[1])
             mx.eval([layer.state for layer in layers])
         return layers
 
     def read(self, tokens: mx.array) -> mx.array:
         """See `Decoder`."""
-        found = self._scorer.read(tokens, self._layers)
+        found = self._scorer.hidden(tokens, self._layers)
         self._offsets.set(self._offsets.lengths + tokens.shape[1])
         return found
 
@@ -169,7 +169,7 @@ class MergedDecoder:
                 layer.prepare(lengths=lengths, right_padding=padding)
         rows = mx.array([head + [0] * pad for head, pad in zip(heads, padding, strict=True)])
         for start in range(0, longest, self._chunk):
-            self._scorer.read(rows[:, start : start + self._chunk], cache)
+            self._scorer.hidden(rows[:, start : start + self._chunk], cache)
             mx.eval([layer.state for layer in cache])
         if any(padding):
             for layer in cache:
@@ -177,7 +177,7 @@ class MergedDecoder:
 
     def read(self, tokens: mx.array) -> mx.array:
         """See `Decoder`."""
-        return self._scorer.read(tokens, self._cache)
+        return self._scorer.hidden(tokens, self._cache)
 
     def logits(self, tokens: mx.array) -> mx.array:
         """See `Decoder`."""
@@ -213,7 +213,7 @@ class SeparateDecoder:
 
     def read(self, tokens: mx.array) -> mx.array:
         """See `Decoder`."""
-        return self._each(self._scorer.read, tokens)
+        return self._each(self._scorer.hidden, tokens)
 
     def logits(self, tokens: mx.array) -> mx.array:
         """See `Decoder`."""
@@ -241,7 +241,7 @@ def _prefilled(scorer: Scorer, prompts: Prompts, chunk: int) -> list[list[Any]]:
     for prompt in dict.fromkeys(prompts):
         cache = read[prompt] = _empty_cache(scorer)
         for start in range(0, len(prompt) - 1, chunk):
-            scorer.read(mx.array([prompt[:-1][start : start + chunk]]), cache)
+            scorer.hidden(mx.array([prompt[:-1][start : start + chunk]]), cache)
             mx.eval([layer.state for layer in cache])
     return [read[prompt] for prompt in prompts]
 

@@ -21,7 +21,7 @@ class LogitChunk(NamedTuple):
     Attributes:
         rows: int `[n]`, the tokens' rows in the rollout.
         positions: int `[n]`, their response positions.
-        hidden: for each model what `Scorer.read` gives before the tokens, `[n, …]`.
+        hidden: for each model what `Scorer.hidden` gives before the tokens, `[n, …]`.
         logits: for each model, float32 `[n, V]`.
     """
 
@@ -59,7 +59,7 @@ def logit_chunks(
         hidden = []
         for scorer, stream in zip(scorers, streams, strict=False):
             with mx.stream(stream):
-                hidden.append(packed.pick(scorer.read(packed.ids)))
+                hidden.append(packed.pick(scorer.hidden(packed.ids)))
         mx.eval(hidden)
         rows, positions = np.nonzero(packed.mask)
         for start in range(0, packed.count, chunk):

@@ -220,7 +220,7 @@ def _hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
     """Whether the teacher's hidden states are kept: only a loss of the whole vocabulary asks."""
     if not is_exact(config.loss) or pair.teacher.split is None:
         return HiddenPlan(False, "")
-    hidden = pair.teacher.read(mx.array([[0]]))
+    hidden = pair.teacher.hidden(mx.array([[0]]))
     tokens = (
         config.train.prompts_per_step
         * config.rollout.rollouts_per_prompt
