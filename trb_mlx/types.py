@@ -6,6 +6,7 @@ K support (the student's top-k tokens), L positions of prompt and response toget
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -163,3 +164,8 @@ class StepResult:
 
 
 Metrics = dict[str, float]
+Say = Callable[[str], None]  # takes a sentence for the user
+
+
+def say_nothing(sentence: str) -> None:
+    """A `Say` for callers who want none."""

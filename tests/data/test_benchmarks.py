@@ -15,7 +15,7 @@ from trb_mlx.data.benchmarks import BENCHMARKS, evaluation_changes
 from trb_mlx.data.held_out import held_out_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
-from trb_mlx.types import Prompt
+from trb_mlx.types import Prompt, say_nothing
 
 ROWS = {
     "gsm8k": ({"question": "Q", "answer": "2 * 600\n#### 1,200"}, "1200"),
@@ -46,7 +46,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def read(config: Config, base: Any) -> list[Prompt]:
-    return list(held_out_prompts(config, base, lambda text: None))
+    return list(held_out_prompts(config, base, say_nothing))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

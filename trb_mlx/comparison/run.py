@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from trb_mlx.comparison.statistics import Outcome, Row, compare_methods
 from trb_mlx.comparison.table import verdict, write_tables
 from trb_mlx.interrupts import watching
 from trb_mlx.text import number
+from trb_mlx.types import Say, say_nothing
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ class Comparison:
     has_figure: bool
 
 
-def compare(
-    spec: str | Path, *, jobs: int = 1, progress: bool | Callable[[str], None] = False
-) -> Comparison:
+def compare(spec: str | Path, *, jobs: int = 1, progress: bool | Say = False) -> Comparison:
     """Train and evaluate the methods of a comparison over its seeds, and put them side by side.
 
     Finished runs are kept: the same call again goes on where it stopped.
@@ -58,7 +57,7 @@ def compare(
         RunError: a run had to stop, or another process works on it.
         Interrupted: a signal came; what is finished is kept.
     """
-    say = progress if callable(progress) else print if progress else _say_nothing
+    say = progress if callable(progress) else print if progress else say_nothing
     chosen, root = load_spec(str(spec))
     runs = plan_runs(chosen, root, str(spec))
     with watching():
@@ -69,17 +68,13 @@ def compare(
     return Comparison(chosen, rows, verdict(chosen, rows), root, drawn)
 
 
-def _say_nothing(line: str) -> None:
-    pass
-
-
 def finish_runs(
     spec: CompareSpec,
     runs: Sequence[PlannedRun],
     root: Path,
     name: str,
     jobs: int,
-    say: Callable[[str], None],
+    say: Say,
     checked: bool = False,
 ) -> list[Outcome]:
     """Every run's outcome; unfinished ones are run here, or in `jobs` processes.

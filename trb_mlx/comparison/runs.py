@@ -25,6 +25,7 @@ from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.runs.data import check_digests, has_same_files
 from trb_mlx.runs.folder import RunFolder, locate
 from trb_mlx.training.session import train_run
+from trb_mlx.types import say_nothing
 
 
 def finish_run(
@@ -68,7 +69,7 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
     config = _with_problems(spec, run.config)
     wanted = config.eval.prompts
     model = load_model(config.student)
-    prompts = held_out_prompts(config, model.tokenizer, lambda text: None)
+    prompts = held_out_prompts(config, model.tokenizer, say_nothing)
     found = len(prompts)
     if found < wanted:
         raise UserError(
@@ -103,14 +104,14 @@ def check_data(spec: CompareSpec, run: PlannedRun) -> None:
     prepare_backend()
     kept = load_config(str(folder.config))  # with the teacher's template, where it was borrowed
     tokenizer = load_model(kept.student).tokenizer
-    split = split_prompts(kept, tokenizer, lambda text: None)
+    split = split_prompts(kept, tokenizer, say_nothing)
     try:
-        check_digests(folder, kept, vars(split), lambda text: None)
+        check_digests(folder, kept, vars(split), say_nothing)
     except UserError as error:
         raise UserError(f"{error} Remove {folder.path} to train it again.") from error
     outcome = _outcome_path(spec, folder)
     if outcome.exists():
-        prompts = held_out_prompts(_with_problems(spec, kept), tokenizer, lambda text: None)
+        prompts = held_out_prompts(_with_problems(spec, kept), tokenizer, say_nothing)
         now = [digest(prompt.text) for prompt in prompts[kept.eval.prompts :]]
         for found in json.loads(outcome.read_text(encoding="utf-8")).values():
             lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")

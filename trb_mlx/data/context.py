@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from trb_mlx.config import Config
-from trb_mlx.data.held_out import PromptSplit, Say
+from trb_mlx.data.held_out import PromptSplit
 from trb_mlx.errors import UserError
-from trb_mlx.types import Prompt
+from trb_mlx.types import Prompt, Say
 
 
 def shortest_context(contexts: Iterable[int | None]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,10 @@ from trb_mlx.config import Config, PromptSource
 from trb_mlx.data.prompts import load_prompts
 from trb_mlx.data.sources import split_files
 from trb_mlx.errors import UserError
-from trb_mlx.types import Prompt
+from trb_mlx.types import Prompt, Say
 
 # Prompts read from a source that has no end, unless `limit` says otherwise (the paper's number).
 ENDLESS_PROMPTS = 25_600
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

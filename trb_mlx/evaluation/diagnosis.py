@@ -7,7 +7,7 @@ independent: alone, and with the behavior policy under several budgets.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,14 +37,13 @@ from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
 from trb_mlx.rollout.text import response_texts, token_texts
 from trb_mlx.runs.folder import RunFolder
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Say
 
 # Draws keyed apart from training and evaluation; continuations take the numbers above.
 STREAM = 2**41
 EXCERPTS = 3
 EXCERPT_TOKENS = 200  # shown of a rollout
 DRAFT_LENGTH = 4  # the law does not depend on it
-Say = Callable[[str], None]
 
 
 def run_diagnostics(

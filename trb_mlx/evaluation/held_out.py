@@ -23,9 +23,7 @@ from trb_mlx.evaluation.target import Target
 from trb_mlx.files import locked
 from trb_mlx.interrupts import watching
 from trb_mlx.runs.data import check_digests, chooses_the_same
-from trb_mlx.types import Prompt
-
-Say = Callable[[str], None]
+from trb_mlx.types import Prompt, Say, say_nothing
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def evaluate_target(
     parent: Path | None,
     pass_k: Sequence[int] = (1,),
     skip: int = 0,
-    say: Say = lambda text: None,
+    say: Say = say_nothing,
     progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Evaluation:
     """Evaluate on the held-out problems of the target's config, with its `eval` settings.
@@ -172,14 +170,14 @@ def _held_out(target: Target, say: Say) -> Sequence[Prompt]:
         return held_out_prompts(config, tokenizer, say)
     wanted, own = config.eval.prompts, kept.eval.prompts
     if held_out_source(config) is None:
-        split = split_prompts(kept, tokenizer, lambda _: None)
+        split = split_prompts(kept, tokenizer, say_nothing)
         check_digests(folder, kept, vars(split), say)
         if wanted > len(split.eval) and wanted != own:
             say(f"{folder.path} held out {len(split.eval)} prompts and trained on the others")
         return split.eval[-wanted:]
     prompts = held_out_prompts(kept, tokenizer, say)
     check_digests(folder, kept, {"eval": prompts}, say)
-    return prompts if wanted == own else held_out_prompts(config, tokenizer, lambda _: None)
+    return prompts if wanted == own else held_out_prompts(config, tokenizer, say_nothing)
 
 
 def _settings(target: Target, task: Task) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
-from trb_mlx.data.held_out import Say
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import Evaluation, evaluate_target
 from trb_mlx.evaluation.target import Target, generate_text, open_target
 from trb_mlx.runs.folder import find_run
 from trb_mlx.text import say as print_line
+from trb_mlx.types import Say
 
 
 def evaluate(

@@ -11,7 +11,6 @@ from trb_mlx.adapters.apply import load_adapter
 from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshots
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.data.held_out import Say
 from trb_mlx.data.prompts import make_formatter
 from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
@@ -22,7 +21,7 @@ from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
-from trb_mlx.types import Job, Prompt, RolloutKey
+from trb_mlx.types import Job, Prompt, RolloutKey, Say
 
 Changes = Sequence[tuple[str, Any]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,7 @@ from trb_mlx.data.sources import is_generated
 from trb_mlx.errors import UserError
 from trb_mlx.files import file_digest, json_text, write_text
 from trb_mlx.runs.folder import RunFolder
-from trb_mlx.types import Prompt
-
-Say = Callable[[str], None]
+from trb_mlx.types import Prompt, Say
 
 
 @dataclass(frozen=True)
