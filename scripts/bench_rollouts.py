@@ -24,7 +24,7 @@ from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import LENGTHS, Adaptive, Fixed, expected, measured_costs
 from trb_mlx.rollout.sampler import sample, sample_blended
-from trb_mlx.rollout.speculative import Blended
+from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 Row = dict[str, Any]
@@ -54,8 +54,8 @@ def alternate(repeats: int, **sides: Callable[[], Any]) -> dict[str, float]:
 def stage_costs(pair: Pair, budget: float, batch: int, repeats: int) -> tuple[float, dict]:
     """S, and T_γ for every block length γ, in seconds: medians, all lengths taken in turn."""
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
-    drawer = Blended(pair, behavior, budget, Sampling(64))
-    drawer.join([job.prompt.tokens for job in make_jobs(pair, batch, 1)])
+    generator = SpeculativeGenerator(pair, behavior, budget, Sampling(64))
+    generator.prefill([job.prompt.tokens for job in make_jobs(pair, batch, 1)])
     noise = np.random.default_rng(0).random((2, batch, max(LENGTHS), 2), np.float32)
     draft_s: list[float] = []
     verify: dict[int, list[float]] = {length: [] for length in LENGTHS}
@@ -63,15 +63,15 @@ def stage_costs(pair: Pair, budget: float, batch: int, repeats: int) -> tuple[fl
         for length in LENGTHS:
             uniforms = mx.array(noise[:, :, :length])
             begun = time.perf_counter()
-            draft = drawer.draft(mx.ones((batch,), mx.int32), uniforms[0])
+            draft = generator.draft(mx.ones((batch,), mx.int32), uniforms[0])
             mx.eval(draft.tokens)
             drafted = time.perf_counter()
-            found = drawer.verify(mx.ones((batch,), mx.int32), draft, uniforms[1])
-            mx.eval(found.tokens, found.accepted)
+            block = generator.verify(mx.ones((batch,), mx.int32), draft, uniforms[1])
+            mx.eval(block.tokens, block.accepted)
             if turn:
                 draft_s.append((drafted - begun) / length)
                 verify[length].append(time.perf_counter() - drafted)
-            drawer.settle(range(batch), np.full(batch, length))
+            generator.trim(np.full(batch, length))
     return statistics.median(draft_s), {k: statistics.median(v) for k, v in verify.items()}
 
 
@@ -90,7 +90,9 @@ def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: 
     pair = dataclasses.replace(pair, student=endless(pair.student), teacher=endless(pair.teacher))
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
     jobs, sampling = make_jobs(pair, batch, seed), Sampling(BLENDED_TOKENS, batch)
-    auto = Adaptive(measured_costs(lambda: Blended(pair, behavior, budget, sampling), batch))
+    auto = Adaptive(
+        measured_costs(lambda: SpeculativeGenerator(pair, behavior, budget, sampling), batch)
+    )
     found: dict[str, Rollout] = {}
 
     def blended(name: str, draft_length: Any) -> Callable[[], None]:

@@ -26,9 +26,10 @@ from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.sampling import draw
 from trb_mlx.ops.trust_region import solve_blend, solve_blend_weight
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.generator import row_groups
 from trb_mlx.rollout.recording import student_records, teacher_records
 from trb_mlx.rollout.sampler import sample
-from trb_mlx.rollout.speculative import Blended, parts
+from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.types import Job, Prompt, RolloutKey, Sampling
 
 Row = dict[str, Any]
@@ -53,12 +54,12 @@ def whole_round(
     """A round of one token for each row of logits, all of it recorded."""
     rows, vocab = student.shape
     model = SimpleNamespace(
-        logits=lambda tokens: student[:, None], read=lambda tokens: None, rewinds=True
+        logits=lambda tokens: student[:, None], hidden=lambda tokens: None, is_trimmable=True
     )
-    drawer = object.__new__(Blended)
-    drawer.__dict__.update(
-        _ours=model,
-        _theirs=model,
+    generator = object.__new__(SpeculativeGenerator)
+    generator.__dict__.update(
+        _student_decoder=model,
+        _teacher_decoder=model,
         _teacher=SimpleNamespace(logits_of=lambda hidden: teacher[:, None]),
         _behavior=make_behavior(BehaviorConfig(kind="fixed", budget=budget)),
         _budget=mx.array(budget),
@@ -68,8 +69,10 @@ def whole_round(
     )
 
     def round_() -> Any:
-        found = drawer.draw(mx.zeros((rows,), mx.int32), noise[0, :, None], noise[1, :, None])
-        return found.records(np.arange(rows))
+        block = generator.generate(
+            mx.zeros((rows,), mx.int32), noise[0, :, None], noise[1, :, None]
+        )
+        return block.records.of_first(np.ones(rows, int))
 
     return round_
 
@@ -78,21 +81,24 @@ def compare_parts(vocab: int, budget: float, rows: int, repeats: int, seed: int)
     """One line of the table: milliseconds of a log-softmax, and the parts in units of it."""
     student, teacher = make_rows(rows, vocab, seed)
     noise = mx.array(np.random.default_rng(seed).random((2, rows, 2), np.float32))
-    cut = parts(rows, vocab)
-    theirs = [softmax(teacher[part]) for part in cut]
-    ours = [softmax(student[part]) for part in cut]
-    tokens = [draw(of.masses, noise[0, part]) for of, part in zip(ours, cut, strict=True)]
-    blends = [solve_blend(s, t.logprobs, budget).probs for s, t in zip(ours, theirs, strict=True)]
-    supports = [
-        student_records(of, z, SUPPORT, 1.0)["support"] for of, z in zip(ours, tokens, strict=True)
+    groups = row_groups(rows, vocab)
+    teachers = [softmax(teacher[group]) for group in groups]
+    students = [softmax(student[group]) for group in groups]
+    tokens = [draw(of.masses, noise[0, part]) for of, part in zip(students, groups, strict=True)]
+    blends = [
+        solve_blend(s, t.logprobs, budget).probs for s, t in zip(students, teachers, strict=True)
     ]
-    mx.eval(ours, theirs, tokens, blends, supports)
+    supports = [
+        student_records(of, z, SUPPORT, 1.0)["support"]
+        for of, z in zip(students, tokens, strict=True)
+    ]
+    mx.eval(students, teachers, tokens, blends, supports)
 
     def each(work: Callable[..., Any], *lists: list[Any]) -> Callable[[], Any]:
         """The work of one chunk after another, as rounds do it."""
 
         def run() -> None:
-            for chunk in zip(cut, *lists, strict=True):
+            for chunk in zip(groups, *lists, strict=True):
                 mx.eval(work(*chunk))
 
         return run
@@ -104,15 +110,17 @@ def compare_parts(vocab: int, budget: float, rows: int, repeats: int, seed: int)
         "log_softmax": lambda: log_softmax(student),
         "solve_weight": lambda: solve_blend_weight(student, teacher, budget),
         "student_softmax": each(lambda part: list(softmax(student[part]))),
-        "draws": each(lambda part, of: draw(of.masses, noise[0, part]), ours),
+        "draws": each(lambda part, of: draw(of.masses, noise[0, part]), students),
         "teacher_softmax": each(lambda part: list(softmax(teacher[part]))),
-        "blend": each(lambda part, s, t: list(solve_blend(s, t.logprobs, budget)), ours, theirs),
-        "tests": each(tested, ours, blends, tokens),
+        "blend": each(
+            lambda part, s, t: list(solve_blend(s, t.logprobs, budget)), students, teachers
+        ),
+        "tests": each(tested, students, blends, tokens),
         "student_records": each(
-            lambda part, of, z: student_records(of, z, SUPPORT, 1.0), ours, tokens
+            lambda part, of, z: student_records(of, z, SUPPORT, 1.0), students, tokens
         ),
         "teacher_records": each(
-            lambda part, of, z, ids: teacher_records(of, z, ids, 1.0), theirs, tokens, supports
+            lambda part, of, z, ids: teacher_records(of, z, ids, 1.0), teachers, tokens, supports
         ),
         "round": whole_round(student, teacher, budget, noise),
     }

@@ -21,7 +21,7 @@ from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.cache_trial import can_rewind
+from trb_mlx.rollout.cache_trial import can_trim
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
@@ -40,7 +40,7 @@ WIDE_BY_FAMILY = {
 }
 # Recurrent states and short convolutions have swallowed a token once it is read, and cannot take it
 # back: these models are decoded token by token, whatever `rollout.draft_length` says.
-CANNOT_REWIND = {"lfm2", "mamba2", "qwen3_next"}
+CANNOT_TRIM = {"lfm2", "mamba2", "qwen3_next"}
 
 
 def jobs() -> list[Job]:
@@ -118,4 +118,4 @@ def test_adapters_reach_every_block(pair: Pair) -> None:
 
 def test_who_falls_back_to_single_tokens_is_known(family: list[Path], pair: Pair) -> None:
     for scorer in (pair.student, pair.teacher):
-        assert can_rewind(scorer) == (family[0].name not in CANNOT_REWIND)
+        assert can_trim(scorer) == (family[0].name not in CANNOT_TRIM)

@@ -15,7 +15,7 @@ from trb_mlx.doctor import losses, precision, rollouts, solving, training
 from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
 from trb_mlx.ops import divergence, trust_region
-from trb_mlx.rollout import cache_trial, row_cache, speculative
+from trb_mlx.rollout import cache_trial, generator, row_cache, speculative
 from trb_mlx.runs import checkpoint
 from trb_mlx.training.step import Stepper
 
@@ -66,7 +66,7 @@ def scaled_weight(factor: float, patch: Patch) -> None:
 
 
 def biased_draw(factor: float, patch: Patch) -> None:
-    for module, name in ((solving, "inverse_cdf"), (speculative, "draw")):
+    for module, name in ((solving, "inverse_cdf"), (generator, "draw")):
         plain = getattr(module, name)
         biased = partial(_with_larger_uniforms, plain, factor)
         patch.setattr(module, name, biased)
@@ -94,12 +94,12 @@ def every_draft_kept(patch: Patch) -> None:
 
 def blocks_differ(patch: Patch) -> None:
     """Blocks of four whose tests use other uniforms: a right law, but of other rollouts."""
-    plain = speculative.Blended.verify
+    plain = speculative.SpeculativeGenerator.verify
 
     def moved(self: Any, last: mx.array, draft: Any, tests: mx.array) -> Any:
         return plain(self, last, draft, tests if tests.shape[1] == 1 else (tests + 0.5) % 1.0)
 
-    patch.setattr(speculative.Blended, "verify", moved)
+    patch.setattr(speculative.SpeculativeGenerator, "verify", moved)
 
 
 def stale_compile(patch: Patch) -> None:
@@ -113,8 +113,8 @@ def stale_compile(patch: Patch) -> None:
 
 
 def no_blocks(patch: Patch) -> None:
-    """Models whose caches are taken for ones that cannot rewind."""
-    patch.setattr(cache_trial, "REWINDING", ())
+    """Models whose caches are taken for ones that cannot be trimmed."""
+    patch.setattr(cache_trial, "TRIMMABLE", ())
 
 
 def forgotten_moments(patch: Patch) -> None:

@@ -15,7 +15,7 @@ from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import checkpoint_layers
 from trb_mlx.models.pair import make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
-from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder
+from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder
 
 WINDOW = 5
 SLIDING: dict[str, dict[str, Any]] = {
@@ -69,25 +69,25 @@ def test_decoding_equals_reading_at_once(kind: str, tmp_path: Path) -> None:
     decoder: Decoder = make_decoder(scorer)
     assert isinstance(decoder, RowDecoder)
     prompts = [tuple(b"the quick brown fox"), tuple(b"ab"), tuple(b"jumps over")]
-    decoder.join(prompts)
+    decoder.prefill(prompts)
     texts = [list(prompt[:-1]) for prompt in prompts]
     for count, unused in ((3, [0, 2, 1]), (7, [6, 0, 7]), (1, [0, 0, 1]), (4, [0, 0, 0])):
         new = np.random.default_rng(count).integers(1, 250, size=(3, count))
-        found = np.asarray(scorer.logits_of(decoder.read(mx.array(new))))
+        found = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
         for row, text in enumerate(texts):
             text += new[row].tolist()
             alone = np.asarray(scorer.logits(mx.array([text])))[0, -count:]
             np.testing.assert_allclose(found[row], alone, atol=5e-4)
             del text[len(text) - unused[row] :]
-        decoder.settle([0, 1, 2], np.array(unused))
+        decoder.trim(np.array(unused))
 
 
 def test_mlx_lms_own_caches_see_the_window_too(tmp_path: Path) -> None:
     scorer = make_scorer(load("mistral", tmp_path))
     decoder = MergedDecoder(scorer)
     prompts = [tuple(b"the quick brown fox"), tuple(b"ab")]
-    decoder.join(prompts)
-    found = np.asarray(scorer.logits_of(decoder.read(mx.array([[7], [8]]))))[:, -1]
+    decoder.prefill(prompts)
+    found = np.asarray(scorer.logits_of(decoder.hidden(mx.array([[7], [8]]))))[:, -1]
     for row, token in ((0, 7), (1, 8)):
         text = mx.array([[*prompts[row][:-1], token]])
         np.testing.assert_allclose(found[row], np.asarray(scorer.logits(text))[0, -1], atol=5e-4)

@@ -16,7 +16,7 @@ from trb_mlx.rollout.draft_length import (
     expected,
     measured_costs,
 )
-from trb_mlx.rollout.speculative import Blended
+from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.types import Sampling
 
 
@@ -59,7 +59,7 @@ def test_a_restored_choice_goes_on_the_same() -> None:
 
 def test_rounds_are_timed_at_every_length(pair: Pair) -> None:
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=0.1))
-    costs = measured_costs(lambda: Blended(pair, behavior, 0.1, Sampling(8)), 8)
+    costs = measured_costs(lambda: SpeculativeGenerator(pair, behavior, 0.1, Sampling(8)), 8)
     assert list(costs) == [2, 8]
     for table in costs.values():
         assert tuple(table) == LENGTHS

@@ -15,8 +15,8 @@ from trb_mlx.doctor.precision import bound
 from trb_mlx.doctor.tiny import STOP, tiny_pair
 from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.decoder import RowDecoder
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.kv_cache import RowDecoder
 from trb_mlx.rollout.sampler import Sampling, sample_blended
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
@@ -32,7 +32,7 @@ COPIES = 4_000
 
 
 def batched_decoding() -> Sequence[Finding]:
-    """Ragged rows that join, rewind and leave, against each text read at once and alone.
+    """Ragged rows, prefilled, trimmed and filtered, against each text read at once and alone.
 
     The figures are total variations of next-token distributions of the bundled pair.
     """
@@ -47,15 +47,15 @@ def _decoding_gap(scorer: Scorer) -> float:
     encode = scorer.model.tokenizer.encode
     prompts = [tuple(encode(text, add_special_tokens=False)) for text in TEXTS]
     decoder, rng = RowDecoder(scorer), np.random.default_rng(0)
-    decoder.join(prompts[:3])
+    decoder.prefill(prompts[:3])
     texts = [list(prompt[:-1]) for prompt in prompts[:3]]
     gaps = []
     for count, unused in BLOCKS:
         gaps.append(_read(scorer, decoder, texts, count, rng))
-        decoder.settle([0, 1, 2], np.array(unused))
+        decoder.trim(np.array(unused))
         texts = [text[: len(text) - gone] for text, gone in zip(texts, unused, strict=True)]
-    decoder.settle([0, 2], np.zeros(2, np.int32))
-    decoder.join(prompts[3:])
+    decoder.filter([0, 2])
+    decoder.prefill(prompts[3:])
     texts = [texts[0], texts[2], list(prompts[3][:-1])]
     return max(*gaps, _read(scorer, decoder, texts, 4, rng))
 
@@ -69,7 +69,7 @@ def _read(
 ) -> float:
     """Let every row read `count` tokens more; the largest distance from reading alone."""
     new = rng.integers(1, scorer.merge.size, size=(len(texts), count))
-    found = np.asarray(scorer.logits_of(decoder.read(mx.array(new))))
+    found = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
     gaps = []
     for row, text in enumerate(texts):
         text += new[row].tolist()

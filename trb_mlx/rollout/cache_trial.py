@@ -15,14 +15,14 @@ from trb_mlx.errors import UserError
 from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.numerics import total_variation
-from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
+from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 
 Make = Callable[..., Decoder]
-REWINDING: tuple[Make, ...] = (RowDecoder, partial(RowDecoder, grouped=True))
+TRIMMABLE: tuple[Make, ...] = (RowDecoder, partial(RowDecoder, grouped=True))
 PREFILLED_SINGLY: Make = partial(MergedDecoder, batched=False)
 
 # Ragged prompts (one has nothing before its last token), what their rows read next, and the
-# prompt of a row that joins when the longest has left.
+# prompt of a row that is added when the longest has left.
 PROMPTS = ((3, 5, 7, 11, 13, 17, 2, 19, 23, 41, 37), (29,), (31, 37, 43))
 BLOCK = ((2, 31, 37), (41, 43, 47), (53, 59, 61))
 LATER = (47, 3, 29, 5)
@@ -49,70 +49,72 @@ def make_decoder(scorer: Scorer) -> Decoder:
     return make(scorer)
 
 
-def can_rewind(scorer: Scorer) -> bool:
-    """Whether the model decodes rightly with rows that rewind. Raises as `make_decoder`."""
-    return make_decoder(scorer).rewinds
+def can_trim(scorer: Scorer) -> bool:
+    """Whether the model decodes rightly with rows that are trimmed. Raises as `make_decoder`."""
+    return make_decoder(scorer).is_trimmable
 
 
 def _first_right(scorer: Scorer) -> Make:
-    """Rows that rewind, else mlx-lm's batch caches, else no batches at all."""
+    """Rows that can be trimmed, else mlx-lm's batch caches, else no batches at all."""
     usual = ROUNDING if scorer.model.is_float32 else ROUNDING_16_BIT
     failures: list[Exception] = []
-
-    def gap(make: Make) -> float:
-        try:
-            return _gap(scorer, make(scorer, chunk=CHUNK))
-        except Exception as error:  # a model's own code, with caches it was not written for
-            failures.append(error)
-            return math.inf
-
-    rewinding: dict[Make, float] = {}
-    for make in REWINDING:
-        rewinding[make] = gap(make)
-        if rewinding[make] < usual:
+    gaps: dict[Make, float] = {}
+    for make in TRIMMABLE:
+        gaps[make] = _gap(scorer, make, failures)
+        if gaps[make] < usual:
             return make
     # One row with a cache of its own is off by rounding, or the model is wrong with or without.
-    alone = gap(SeparateDecoder)
-    if not alone < NOISY * usual:
+    separate = _gap(scorer, SeparateDecoder, failures)
+    if not separate < NOISY * usual:
         raise UserError(
             f"model {scorer.model.name} gives other probabilities with mlx-lm's cache than "
             "without it, so rollouts would not be drawn from what is trained and scored; "
             "expected a model for which mlx-lm has both alike."
         ) from (failures[-1] if failures else None)
-    limit = min(max(usual, NOISY * alone), NOISY * usual)
-    for make, found in rewinding.items():
-        if found < limit:
+    limit = min(max(usual, NOISY * separate), NOISY * usual)
+    for make, gap in gaps.items():
+        if gap < limit:
             return make
     # Both decode alike, so rounding moves both alike: what is more comes from the prefill.
-    at_once, singly = gap(MergedDecoder), gap(PREFILLED_SINGLY)
-    if at_once < limit and at_once <= max(NOISY * singly, 0.01 * usual):
+    batched = _gap(scorer, MergedDecoder, failures)
+    singly = _gap(scorer, PREFILLED_SINGLY, failures)
+    if batched < limit and batched <= max(NOISY * singly, 0.01 * usual):
         return MergedDecoder
     return PREFILLED_SINGLY if singly < limit else SeparateDecoder
 
 
-def _gap(scorer: Scorer, decoder: Decoder) -> float:
+def _gap(scorer: Scorer, make: Make, failures: list[Exception]) -> float:
+    """`_decoding_gap` of a new decoder; infinite where it raises, which `failures` then holds."""
+    try:
+        return _decoding_gap(scorer, make(scorer, chunk=CHUNK))
+    except Exception as error:  # a model's own code, with caches it was not written for
+        failures.append(error)
+        return math.inf
+
+
+def _decoding_gap(scorer: Scorer, decoder: Decoder) -> float:
     """The largest total variation between what rows read and what each text gives alone.
 
-    Rows of different length join, take tokens back where they can, leave, and are joined.
+    Rows of different length are prefilled, trimmed where they can be, and filtered; one is added.
     """
     size = scorer.merge.size  # an id beyond the embedding's rows would read whatever lies there
     prompts, block = (
         [tuple(token % size for token in row) for row in rows] for rows in (PROMPTS, BLOCK)
     )
     texts = [list(prompt[:-1]) for prompt in prompts]
-    decoder.join(prompts)
-    if decoder.rewinds:
+    decoder.prefill(prompts)
+    if decoder.is_trimmable:
         gaps = [_reading_gap(scorer, decoder, texts, block)]
-        unused = np.array([2, 0, 1])
-        decoder.settle([0, 1, 2], unused)
-        texts = [text[: len(text) - n] for text, n in zip(texts, unused, strict=True)]
+        counts = np.array([2, 0, 1])
+        decoder.trim(counts)
+        texts = [text[: len(text) - n] for text, n in zip(texts, counts, strict=True)]
         gaps.append(_reading_gap(scorer, decoder, texts, block))
     else:
         steps = zip(*block, strict=True)
         gaps = [_reading_gap(scorer, decoder, texts, [(t,) for t in step]) for step in steps]
-    decoder.settle([1, 2], np.zeros(2, np.int32))
+    decoder.filter([1, 2])
     later = tuple(token % size for token in LATER)
-    decoder.join([later])
+    decoder.prefill([later])
     texts = [*texts[1:], list(later[:-1])]
     gaps.append(_reading_gap(scorer, decoder, texts, [row[:1] for row in block]))
     return float(np.max(gaps))  # nan where one is
@@ -122,8 +124,8 @@ def _reading_gap(
     scorer: Scorer, decoder: Decoder, texts: list[list[int]], block: list[tuple[int, ...]]
 ) -> float:
     """Append a block to the rows and to their texts; compare what both predict after it."""
-    found = scorer.logits_of(decoder.read(mx.array(block)))[:, -1]
+    decoded = scorer.logits_of(decoder.hidden(mx.array(block)))[:, -1]
     for text, tokens in zip(texts, block, strict=True):
         text.extend(tokens)
     alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])
-    return float(total_variation(softmax(found).probs, softmax(alone).probs).max())
+    return float(total_variation(softmax(decoded).probs, softmax(alone).probs).max())

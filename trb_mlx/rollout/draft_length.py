@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.rollout.speculative import Drawer, Round
+from trb_mlx.rollout.generator import BlockGenerator
 
 LENGTHS = (1, 2, 4, 8, 12)
 # What is believed of acceptance before anything is seen, as if of so many tokens.
@@ -42,15 +42,15 @@ class Fixed:
     length: int
 
     def choose(self, rows: int) -> int:
-        """See `DraftLength`."""
+        """The one length, whatever the rows."""
         return self.length
 
     def observe(self, tokens: int, rejected: int) -> None:
-        """See `DraftLength`."""
+        """Nothing is learned."""
 
 
 class Adaptive:
-    """Follows the measured acceptance under costs that stay as they were found once."""
+    """Follows the measured acceptance under costs that are measured once."""
 
     def __init__(self, costs: Costs) -> None:
         """`costs` for at least one number of rows and one length."""
@@ -63,13 +63,13 @@ class Adaptive:
         return 1.0 - self._rejected / self._tokens
 
     def choose(self, rows: int) -> int:
-        """See `DraftLength`."""
+        """The length of most expected tokens a second under the nearest known costs."""
         nearest = min(self.costs, key=lambda known: abs(np.log(known / rows)))
         table = self.costs[nearest]
         return max(table, key=lambda length: expected(self.acceptance, length) / table[length])
 
     def observe(self, tokens: int, rejected: int) -> None:
-        """See `DraftLength`."""
+        """Update the measured acceptance, in which older tokens fade."""
         fade = min(1.0, MEMORY_TOKENS / (self._tokens + tokens))
         self._tokens = (self._tokens + tokens) * fade
         self._rejected = (self._rejected + rejected) * fade
@@ -83,9 +83,9 @@ class Adaptive:
     def restored(cls, state: Mapping[str, Any]) -> Adaptive:
         """The chooser whose `state` was kept."""
         tables = state["costs"].items()
-        made = cls({int(rows): {int(k): v for k, v in t.items()} for rows, t in tables})
-        made._tokens, made._rejected = state["tokens"], state["rejected"]
-        return made
+        restored = cls({int(rows): {int(k): v for k, v in t.items()} for rows, t in tables})
+        restored._tokens, restored._rejected = state["tokens"], state["rejected"]
+        return restored
 
 
 def expected(acceptance: float, length: int) -> float:
@@ -98,37 +98,36 @@ def assumed_costs(student_bytes: int, teacher_bytes: int) -> Costs:
     return {1: {length: length * student_bytes + teacher_bytes for length in LENGTHS}}
 
 
-def measured_costs(drawer: Callable[[], Drawer], rows: int, repeats: int = 2) -> Costs:
+def measured_costs(
+    make_generator: Callable[[], BlockGenerator], rows: int, repeats: int = 2
+) -> Costs:
     """Seconds of a round at each block length, for all rows and for a quarter of them.
 
     Args:
-        drawer: makes an empty drawer.
+        make_generator: gives one without rows.
         rows: rows decoded at once.
         repeats: rounds at each length, of which the fastest counts; the first warms up.
     """
     return {
-        count: _measured(drawer(), count, repeats) for count in sorted({rows, max(1, rows // 4)})
+        count: _measured(make_generator(), count, repeats)
+        for count in sorted({rows, max(1, rows // 4)})
     }
 
 
-def _measured(drawer: Drawer, rows: int, repeats: int) -> dict[int, float]:
-    drawer.join([tuple(range(1, 33))] * rows)
+def _measured(generator: BlockGenerator, rows: int, repeats: int) -> dict[int, float]:
+    generator.prefill([tuple(range(1, 33))] * rows)
     costs = {}
-    for length in (length for length in LENGTHS if length <= drawer.longest):
+    for length in (length for length in LENGTHS if length <= generator.max_block):
         seconds = []
         for number in range(repeats + 1):
             begun = time.perf_counter()
-            found = drawer.draw(mx.ones((rows,), mx.int32), *_noise(rows, length, number))
-            _finish(found)
+            block = generator.generate(mx.ones((rows,), mx.int32), *_noise(rows, length, number))
+            mx.eval(block.tokens, block.accepted)
             seconds.append(time.perf_counter() - begun)
-            if drawer.longest > 1:
-                drawer.settle(range(rows), np.full(rows, length))
+            if generator.max_block > 1:
+                generator.trim(np.full(rows, length))
         costs[length] = min(seconds[1:])
     return costs
-
-
-def _finish(found: Round) -> None:
-    mx.eval(found.tokens, found.accepted)
 
 
 def _noise(rows: int, length: int, seed: int) -> tuple[mx.array, mx.array]:

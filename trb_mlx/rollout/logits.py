@@ -10,7 +10,7 @@ import numpy as np
 
 from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.fused_head import chunk_tokens
-from trb_mlx.rollout.kv_cache import second_stream
+from trb_mlx.rollout.decoder import second_stream
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.types import Rollout
 

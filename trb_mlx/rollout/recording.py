@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.ops.distribution import Distribution, entropy_of, log_rest, softmax, top_k
+from trb_mlx.rollout.behavior import Blend
 
 # Hidden states may take this share of the machine's memory: models, caches and the update's
 # activations need the rest, and beyond it the teacher's body is run again instead.
@@ -60,16 +61,34 @@ def teacher_records(
     }
 
 
+def pair_records(
+    student: Distribution,
+    teacher: Distribution,
+    blend: Blend,
+    tokens: mx.array,
+    count: int,
+    temperature: float,
+) -> dict[str, mx.array]:
+    """Both models' parts, and the behavior's; arguments as in `student_records`."""
+    values = student_records(student, tokens, count, temperature)
+    values |= teacher_records(teacher, tokens, values["support"], temperature)
+    return values | {
+        "weight": blend.weight,
+        "kl_behavior": blend.kl,
+        "total_variation": blend.total_variation,
+    }
+
+
 def _at_temperature_one(rows: Distribution, temperature: float) -> Distribution:
     return rows if temperature == 1.0 else softmax(rows.logprobs, 1.0 / temperature)
 
 
-class RoundRecords:
-    """What is recorded in a round of decoding, part by part, as its tokens are emitted."""
+class BlockRecords:
+    """What is recorded of a block, place by place, as its tokens are emitted."""
 
-    def __init__(self, rows: int, block: int) -> None:
-        """Nothing yet of `rows` rows of at most `block` tokens."""
-        self._number = np.full((rows, block), -1)  # of each token in the order of recording
+    def __init__(self, rows: int, length: int) -> None:
+        """Nothing yet of `rows` rows of at most `length` tokens."""
+        self._number = np.full((rows, length), -1)  # of each token in the order of recording
         self._count = 0
         self._parts: list[dict[str, mx.array]] = []
 
@@ -83,11 +102,10 @@ class RoundRecords:
         self._count += len(rows)
         self._parts.append(values)
 
-    def __call__(self, places: np.ndarray) -> dict[str, mx.array]:
-        """What is recorded at flat places `[N]` among `[rows·block]`, by name."""
-        if not self._parts:
-            return {}
-        order = mx.array(self._number.reshape(-1)[places].astype(np.int32))
+    def of_first(self, counts: np.ndarray) -> dict[str, mx.array]:
+        """Of each row's first tokens, int `[rows]` of them: by name `[N, …]`, row by row."""
+        first = np.arange(self._number.shape[1]) < counts[:, None]
+        order = mx.array(self._number[first].astype(np.int32))
         return {
             name: mx.concatenate([part[name] for part in self._parts])[order]
             for name in self._parts[0]

@@ -1,4 +1,4 @@
-"""Keys and values whose rows grow, rewind and leave one by one.
+"""Keys and values whose rows are extended, trimmed and filtered one by one.
 
 Row b writes at its own offset and a mask hides what lies beyond, so that taking tokens back is
 a smaller offset and moves no data (docs/log.md compares this with rolling padded rows).
@@ -100,12 +100,19 @@ class RowKVCache:
             seen = seen & (places > own - window)
         return seen[:, None] if self.grouped else seen
 
-    def take(self, rows: mx.array) -> None:
-        """Keep the listed rows, in that order; a row may be listed again."""
+    def filter(self, rows: mx.array) -> None:
+        """Keep the listed rows, int `[n]`, in that order; a row may be listed again."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
-    def append(self, other: RowKVCache) -> None:
+    def extract(self, rows: mx.array) -> RowKVCache:
+        """Another cache, of the listed rows."""
+        cache = RowKVCache(self.offsets, self.window, self.grouped)
+        cache.keys, cache.values = self.keys, self.values
+        cache.filter(rows)
+        return cache
+
+    def extend(self, other: RowKVCache) -> None:
         """Add another cache's rows below."""
         self.keys = _stacked(self.keys, other.keys)
         self.values = _stacked(self.values, other.values)

@@ -1,4 +1,4 @@
-"""Draws rollouts from one model or from a behavior policy: rows come and go until all are done."""
+"""Draws rollouts from one model or from a behavior policy, as a batch of rows that come and go."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.rollout.behavior import Behavior
-from trb_mlx.rollout.desk import Desk
 from trb_mlx.rollout.draft_length import DraftLength, Fixed
-from trb_mlx.rollout.speculative import Alone, Blended, Drawer
-from trb_mlx.types import Job, Records, Rollout, Sampling
+from trb_mlx.rollout.generator import BlockGenerator, ModelGenerator
+from trb_mlx.rollout.speculative import SpeculativeGenerator
+from trb_mlx.types import Job, Rollout, Sampling
 
 __all__ = ["Sampling", "sample", "sample_blended", "wired_memory"]
 
@@ -25,7 +26,7 @@ LOOK_SHARE, LONGEST_LOOK = 1 / 24, 16
 def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
     """Draw from one model alone; at temperature 0 its likeliest tokens, unrecorded."""
     look = Fixed(look_every(sampling.max_tokens))
-    return _sample(Alone(scorer, sampling), jobs, sampling, scorer, look)
+    return _generate(ModelGenerator(scorer, sampling), jobs, sampling, scorer, look)
 
 
 def look_every(max_tokens: int) -> int:
@@ -43,31 +44,40 @@ def sample_blended(
 ) -> Rollout:
     """Draw from the behavior policy: the student drafts blocks, the teacher verifies each at once.
 
-    Token by token where `draft_length` says 1, or where a model's caches cannot rewind.
+    Token by token where `draft_length` says 1, or where a model's caches cannot be trimmed.
     """
-    drawer = Blended(pair, behavior, budget, sampling)
-    return _sample(drawer, jobs, sampling, pair.student, draft_length)
+    generator = SpeculativeGenerator(pair, behavior, budget, sampling)
+    return _generate(generator, jobs, sampling, pair.student, draft_length)
 
 
-def _sample(
-    drawer: Drawer,
+def _generate(
+    generator: BlockGenerator,
     jobs: Sequence[Job],
     sampling: Sampling,
     scorer: Scorer,
     draft_length: DraftLength,
 ) -> Rollout:
+    """Rounds of decoding until every job is done; `scorer` has the stop event."""
     support = min(sampling.support, scorer.merge.size)
-    records = Records.empty(len(jobs), sampling.max_tokens, support) if support else None
-    desk = Desk(jobs, sampling.max_tokens, scorer.merge.stop_id, records)
+    batch = RolloutBatch(jobs, sampling.max_tokens, scorer.merge.stop_id, support)
     with wired_memory():
         while True:
-            prompts = desk.seat(sampling.batch_size)
-            if prompts:
-                drawer.join(prompts)
-            if not len(desk.rows):
-                return desk.result(sampling.temperature)
-            length = draft_length.choose(len(desk.rows))
-            _advance(drawer, desk, min(length, drawer.longest, desk.most_left()), draft_length)
+            if prompts := batch.admit(sampling.batch_size):
+                generator.prefill(prompts)
+            if not len(batch):
+                return batch.result(sampling.temperature)
+            length = min(draft_length.choose(len(batch)), generator.max_block, batch.most_left())
+            block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
+            mx.eval(block.tokens, block.accepted)  # here alone the host waits for the device
+            accepted = np.asarray(block.accepted)
+            emitted = np.minimum(accepted + 1, length)
+            draft_length.observe(int(emitted.sum()), int((emitted - accepted).sum()))
+            appended, unfinished = batch.append(np.asarray(block.tokens), emitted)
+            if support:
+                batch.record(appended, block.records.of_first(appended))
+            generator.filter(unfinished)
+            generator.trim(length - appended[unfinished])
+            batch.filter(unfinished)
 
 
 @contextmanager
@@ -82,20 +92,3 @@ def wired_memory() -> Iterator[None]:
     finally:
         mx.synchronize()
         mx.set_wired_limit(before)
-
-
-def _advance(drawer: Drawer, desk: Desk, length: int, draft_length: DraftLength) -> None:
-    """One round: the only place where the host waits for the device."""
-    found = drawer.draw(mx.array(desk.last), *desk.uniforms(length))
-    mx.eval(found.tokens, found.accepted)
-    accepted = np.asarray(found.accepted)
-    counts = np.minimum(accepted + 1, length)
-    draft_length.observe(int(counts.sum()), int((counts - accepted).sum()))
-    counts, going = desk.take(np.asarray(found.tokens), counts)
-    places = np.flatnonzero(np.arange(length) < counts[:, None])
-    values = found.records(places)
-    if values:
-        mx.async_eval(values)  # type: ignore[no-untyped-call]
-        desk.record(counts, values)
-    drawer.settle(going, length - counts[going])
-    desk.keep(going)

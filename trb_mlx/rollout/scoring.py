@@ -10,8 +10,9 @@ import mlx.core as mx
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.numerics import kl_divergence, total_variation
+from trb_mlx.rollout.behavior import Blend
 from trb_mlx.rollout.logits import LogitChunk, logit_chunks
-from trb_mlx.rollout.recording import student_records, teacher_records, to_host
+from trb_mlx.rollout.recording import pair_records, teacher_records, to_host
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.types import Job, Records, Rollout, Sampling
 
@@ -53,13 +54,13 @@ def sample_teacher(
     for chunk in logit_chunks([pair.student, pair.teacher], rollout, *sizes):
         student, teacher = (softmax(logits, temperature) for logits in chunk.logits)
         tokens = chunk.take(rollout.tokens)
-        values = student_records(student, tokens, support, temperature)
-        values |= teacher_records(teacher, tokens, values["support"], temperature)
-        values |= {
-            "weight": mx.ones(tokens.shape),
-            "kl_behavior": kl_divergence(teacher.logprobs, student.logprobs),
-            "total_variation": total_variation(teacher.probs, student.probs),
-        }
+        blend = Blend(
+            teacher.probs,
+            mx.ones(tokens.shape),
+            kl_divergence(teacher.logprobs, student.logprobs),
+            total_variation(teacher.probs, student.probs),
+        )
+        values = pair_records(student, teacher, blend, tokens, support, temperature)
         _record(rollout.records, chunk, values, sampling.keep_hidden)
     return rollout
 

@@ -28,7 +28,7 @@ from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.cache_trial import can_rewind, make_decoder
+from trb_mlx.rollout.cache_trial import can_trim, make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.checkpoint import Progress
@@ -261,7 +261,7 @@ def _why_no_drafts(config: Config, session: _Session) -> str:
     if not session.work.behavior.needs_teacher(0) or config.rollout.draft_length == 1:
         return ""
     scorers = {"student": session.pair.student, "teacher": session.pair.teacher}
-    stuck = [f"{role} {s.model.name}" for role, s in scorers.items() if not can_rewind(s)]
+    stuck = [f"{role} {s.model.name}" for role, s in scorers.items() if not can_trim(s)]
     if not stuck:
         return ""
     return f"{' and '.join(stuck)} cannot take tokens back, so the teacher is asked at every token"

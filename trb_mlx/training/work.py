@@ -19,7 +19,7 @@ from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score
-from trb_mlx.rollout.speculative import Blended
+from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.training.metrics import reward_metrics, rollout_metrics
 from trb_mlx.training.step import Stepper
 from trb_mlx.training.target import is_supervised
@@ -121,7 +121,7 @@ class TrainingWork:
             return Adaptive(assumed_costs(*sizes))
         return Adaptive(
             measured_costs(
-                lambda: Blended(self.pair, self.behavior, budget, sampling),
+                lambda: SpeculativeGenerator(self.pair, self.behavior, budget, sampling),
                 min(sampling.batch_size, rollouts),
             )
         )

@@ -1,4 +1,4 @@
-"""Decoding with a cache equals reading the whole text, whoever joins, rewinds or leaves."""
+"""Decoding with a cache equals reading the whole text, whichever rows come, go or are trimmed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trb_mlx.evaluation.target import open_target
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
-from trb_mlx.rollout.kv_cache import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
+from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 from trb_mlx.rollout.row_cache import Offsets
 
 RECURRENT = {"lfm2", "mamba2", "qwen3_next"}
@@ -45,7 +45,7 @@ def shapes_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def assert_reads(scorer: Scorer, decoder: Decoder, texts: list[list[int]], count: int) -> None:
     """Let every row read the next tokens and compare with reading `texts` and them at once."""
     new = np.random.default_rng(len(texts[0])).integers(1, 250, size=(len(texts), count))
-    found = np.asarray(scorer.logits_of(decoder.read(mx.array(new))))
+    found = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
     for row, text in enumerate(texts):
         text += new[row].tolist()
         alone = np.asarray(scorer.logits(mx.array([text])))[0, -count:]
@@ -53,39 +53,40 @@ def assert_reads(scorer: Scorer, decoder: Decoder, texts: list[list[int]], count
 
 
 @pytest.mark.parametrize("kind", sorted(set(EXTRAS) - RECURRENT))
-def test_rows_join_rewind_and_leave(kind: str, tmp_path: Path) -> None:
+def test_rows_are_prefilled_trimmed_and_filtered(kind: str, tmp_path: Path) -> None:
     """Blocks of several lengths, ragged prompts, windows (gemma3) shorter than the rows."""
     scorer = scorer_of(kind, tmp_path)
     decoder = make_decoder(scorer)
     assert isinstance(decoder, RowDecoder)
-    decoder.join(PROMPTS[:3])
+    decoder.prefill(PROMPTS[:3])
     texts = [list(prompt[:-1]) for prompt in PROMPTS[:3]]
     for count, unused in ((3, [0, 2, 1]), (5, [4, 0, 5]), (12, [12, 3, 0]), (1, [0, 0, 1])):
         assert_reads(scorer, decoder, texts, count)
-        decoder.settle([0, 1, 2], np.array(unused))
+        decoder.trim(np.array(unused))
         for text, dropped in zip(texts, unused, strict=True):
             del text[len(text) - dropped :]
-    decoder.settle([0, 2], np.array([1, 0]))  # the middle row leaves
+    decoder.filter([0, 2])  # the middle row leaves
+    decoder.trim(np.array([1, 0]))
     texts = [texts[0][:-1], texts[2]]
-    decoder.join([PROMPTS[3], PROMPTS[3], PROMPTS[0]])
+    decoder.prefill([PROMPTS[3], PROMPTS[3], PROMPTS[0]])
     texts += [list(PROMPTS[3][:-1]), list(PROMPTS[3][:-1]), []]
     assert_reads(scorer, decoder, texts, 4)
-    decoder.settle([], np.zeros(0, np.int32))
-    decoder.join(PROMPTS[:1])  # the prompt of the last row: its prefill is remembered
+    decoder.filter([])
+    decoder.prefill(PROMPTS[:1])  # the prompt of the last row: its prefill is remembered
     assert_reads(scorer, decoder, [[]], 2)
 
 
 @pytest.mark.parametrize("kind", sorted(set(EXTRAS) - MERGED_FAIL))
-def test_merged_caches_join_and_leave(kind: str, tmp_path: Path) -> None:
+def test_merged_caches_are_extended_and_filtered(kind: str, tmp_path: Path) -> None:
     scorer = scorer_of(kind, tmp_path)
     decoder = MergedDecoder(scorer)
-    decoder.join(PROMPTS[:3])
+    decoder.prefill(PROMPTS[:3])
     texts = [list(prompt[:-1]) for prompt in PROMPTS[:3]]
     for _ in range(12):
         assert_reads(scorer, decoder, texts, 1)
-    decoder.settle([0, 2], np.zeros(2, np.int32))
+    decoder.filter([0, 2])
     texts = [texts[0], texts[2]]
-    decoder.join(PROMPTS[3:])
+    decoder.prefill(PROMPTS[3:])
     texts.append(list(PROMPTS[3][:-1]))
     for _ in range(3):
         assert_reads(scorer, decoder, texts, 1)
@@ -96,12 +97,12 @@ def test_ragged_prompts_are_read_rightly(kind: str, tmp_path: Path) -> None:
     """Whatever a family's caches can do, rows of other lengths beside it change nothing."""
     scorer = scorer_of(kind, tmp_path)
     decoder = make_decoder(scorer)
-    decoder.join(PROMPTS[:3])
+    decoder.prefill(PROMPTS[:3])
     texts = [list(prompt[:-1]) for prompt in PROMPTS[:3]]
     for _ in range(3):
         assert_reads(scorer, decoder, texts, 1)
-    decoder.settle([0, 2], np.zeros(2, np.int32))
-    decoder.join([PROMPTS[3], PROMPTS[3]])
+    decoder.filter([0, 2])
+    decoder.prefill([PROMPTS[3], PROMPTS[3]])
     texts = [texts[0], texts[2], list(PROMPTS[3][:-1]), list(PROMPTS[3][:-1])]
     for _ in range(2):
         assert_reads(scorer, decoder, texts, 1)
@@ -115,7 +116,7 @@ def test_families_that_heed_no_lengths_are_prefilled_row_by_row(
     decoder = make_decoder(scorer)
     assert isinstance(decoder, MergedDecoder)
     read = shapes_read(monkeypatch)
-    decoder.join([PROMPTS[1], PROMPTS[2], PROMPTS[1]])
+    decoder.prefill([PROMPTS[1], PROMPTS[2], PROMPTS[1]])
     assert read == [(1, len(PROMPTS[1]) - 1), (1, len(PROMPTS[2]) - 1)]
 
 
@@ -129,12 +130,12 @@ def test_rounding_in_16_bits_hides_no_padding(
     module.set_dtype(mx.bfloat16)
     decoder = make_decoder(scorer)
     read = shapes_read(monkeypatch)
-    decoder.join([PROMPTS[1], PROMPTS[2]])
+    decoder.prefill([PROMPTS[1], PROMPTS[2]])
     assert read == [(1, len(PROMPTS[1]) - 1), (1, len(PROMPTS[2]) - 1)]
 
 
 def test_a_wrong_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that rewind are given up where they mislead a model."""
+    """Rows that are trimmed are given up where they mislead a model."""
     assert isinstance(make_decoder(scorer_of("llama", tmp_path)), RowDecoder)
     plain = Offsets.set
 
@@ -156,10 +157,10 @@ def test_batches_whose_padding_is_seen_are_given_up(
     scorer = scorer_of("lfm2", tmp_path)
     decoder = make_decoder(scorer)
     assert isinstance(decoder, SeparateDecoder)
-    decoder.join([*PROMPTS[:3], PROMPTS[2]])
+    decoder.prefill([*PROMPTS[:3], PROMPTS[2]])
     texts = [list(prompt[:-1]) for prompt in (*PROMPTS[:3], PROMPTS[2])]
     assert_reads(scorer, decoder, texts, 1)
-    decoder.settle([1, 3], np.zeros(2, np.int32))
+    decoder.filter([1, 3])
     assert_reads(scorer, decoder, [texts[1], texts[3]], 1)
 
 
@@ -209,6 +210,6 @@ def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(
     scorer = scorer_of("llama", tmp_path)
     decoder = RowDecoder(scorer)
     read = shapes_read(monkeypatch)
-    decoder.join([PROMPTS[1]] * 5 + [PROMPTS[2]] * 3)
-    decoder.join([PROMPTS[2]] * 2)
+    decoder.prefill([PROMPTS[1]] * 5 + [PROMPTS[2]] * 3)
+    decoder.prefill([PROMPTS[2]] * 2)
     assert read == [(2, len(PROMPTS[2]) - 1)]

@@ -1,4 +1,4 @@
-"""A model that decodes many rows at once; rows join with a prompt, rewind, and leave."""
+"""A model that decodes many rows at once; rows are prefilled, filtered and trimmed."""
 
 from __future__ import annotations
 
@@ -33,25 +33,28 @@ def second_stream() -> mx.Stream:
 class Decoder(Protocol):
     """What the sampler asks of a model with a cache."""
 
-    rewinds: bool  # whether `settle` can take tokens back
+    is_trimmable: bool  # whether `trim` can take tokens back
 
-    def join(self, prompts: Prompts) -> None:
+    def prefill(self, prompts: Prompts) -> None:
         """Read every prompt but its last token, as new rows below the others."""
 
-    def read(self, tokens: mx.array) -> mx.array:
+    def hidden(self, tokens: mx.array) -> mx.array:
         """Append T tokens a row, int `[B, T]`: what `Scorer.hidden` gives."""
 
     def logits(self, tokens: mx.array) -> mx.array:
         """Append T tokens a row, int `[B, T]`: their logits `[B, T, V]`, at the least cost."""
 
-    def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
-        """Keep the rows `going` in their order, each without the last `unused` tokens it read."""
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keep the listed rows, in that order."""
+
+    def trim(self, counts: np.ndarray) -> None:
+        """Take back the last tokens that each row read, int `[B]`."""
 
 
 class RowDecoder:
     """Attention caches with an offset a row. Rollouts of one prompt share its prefill."""
 
-    rewinds = True
+    is_trimmable = True
 
     def __init__(self, scorer: Scorer, grouped: bool = False, chunk: int = PREFILL_TOKENS) -> None:
         """No rows yet; `grouped` as in `RowKVCache`, `chunk` positions a prefill pass."""
@@ -66,32 +69,23 @@ class RowDecoder:
     def _empty(self, offsets: Offsets) -> list[RowKVCache]:
         return [RowKVCache(offsets, window, self._grouped) for window in self._windows]
 
-    def join(self, prompts: Prompts) -> None:
-        """See `Decoder`."""
+    def prefill(self, prompts: Prompts) -> None:
+        """Read each distinct prompt once; several rows may share it."""
         distinct = list(dict.fromkeys(prompts))
         if self._last is not None and distinct == [self._last[0]]:
             layers = self._last[1]
         else:
-            layers = self._prefill([prompt[:-1] for prompt in distinct])
+            layers = self._prefilled([prompt[:-1] for prompt in distinct])
         rows = mx.array([distinct.index(prompt) for prompt in prompts])
-        for mine, new in zip(self._layers, layers, strict=True):
-            joined = RowKVCache(new.offsets)
-            joined.keys, joined.values = new.keys, new.values
-            joined.take(rows)
-            mine.append(joined)
+        for layer, new in zip(self._layers, layers, strict=True):
+            layer.extend(new.extract(rows))
         lengths = np.array([len(prompt) - 1 for prompt in prompts], np.int32)
         self._offsets.set(np.concatenate([self._offsets.lengths, lengths]))
-        self._remember(distinct[-1], layers, len(distinct) - 1)
+        # Jobs come prompt by prompt: the next to be admitted may be of the last one again.
+        last = mx.array([len(distinct) - 1])
+        self._last = distinct[-1], [layer.extract(last) for layer in layers]
 
-    def _remember(self, prompt: tuple[int, ...], layers: list[RowKVCache], row: int) -> None:
-        """Jobs come prompt by prompt: the next to join may be of the last one again."""
-        kept = self._empty(Offsets([len(prompt) - 1]))
-        for cache, layer in zip(kept, layers, strict=True):
-            cache.keys, cache.values = layer.keys, layer.values
-            cache.take(mx.array([row]))
-        self._last = (prompt, kept)
-
-    def _prefill(self, heads: Prompts) -> list[RowKVCache]:
+    def _prefilled(self, heads: Prompts) -> list[RowKVCache]:
         """Right-padded; what stands beyond a row's offset is never seen and written over."""
         offsets = Offsets([0] * len(heads))
         layers = self._empty(offsets)
@@ -104,34 +98,40 @@ class RowDecoder:
             mx.eval([layer.state for layer in layers])
         return layers
 
-    def read(self, tokens: mx.array) -> mx.array:
-        """See `Decoder`."""
-        found = self._scorer.hidden(tokens, self._layers)
+    def hidden(self, tokens: mx.array) -> mx.array:
+        """Each row writes behind its own offset."""
+        hidden = self._scorer.hidden(tokens, self._layers)
         self._offsets.set(self._offsets.lengths + tokens.shape[1])
-        return found
+        return hidden
 
     def logits(self, tokens: mx.array) -> mx.array:
-        """See `Decoder`."""
-        found = self._scorer.logits(tokens, self._layers)
+        """Each row writes behind its own offset."""
+        logits = self._scorer.logits(tokens, self._layers)
         self._offsets.set(self._offsets.lengths + tokens.shape[1])
-        return found
+        return logits
 
-    def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
-        """See `Decoder`."""
-        lengths = self._offsets.lengths[list(going)]
-        if not len(going):
-            self._layers = self._empty(self._offsets)
-        elif len(lengths) < len(self._offsets.lengths):
-            index = mx.array(list(going), dtype=mx.int32)
+    def filter(self, rows: Sequence[int]) -> None:
+        """Copy the listed rows, unless none leaves."""
+        if len(rows) == len(self._offsets.lengths):
+            return
+        if len(rows):
+            index = mx.array(list(rows), dtype=mx.int32)
             for layer in self._layers:
-                layer.take(index)
-        self._offsets.set(lengths - unused.astype(np.int32))
+                layer.filter(index)
+        else:
+            self._layers = self._empty(self._offsets)
+        self._offsets.set(self._offsets.lengths[list(rows)])
+
+    def trim(self, counts: np.ndarray) -> None:
+        """Lower the offsets: no data moves."""
+        if counts.any():
+            self._offsets.set(self._offsets.lengths - counts.astype(np.int32))
 
 
 class MergedDecoder:
-    """mlx-lm's batch caches, with recurrent states too; they cannot rewind row by row."""
+    """mlx-lm's batch caches, with recurrent states too; they cannot be trimmed row by row."""
 
-    rewinds = False
+    is_trimmable = False
 
     def __init__(self, scorer: Scorer, batched: bool = True, chunk: int = PREFILL_TOKENS) -> None:
         """No rows yet.
@@ -148,19 +148,19 @@ class MergedDecoder:
         self._cache: list[Any] = []
         self._rows = 0
 
-    def join(self, prompts: Prompts) -> None:
-        """See `Decoder`."""
+    def prefill(self, prompts: Prompts) -> None:
+        """Read all prompts at once where `batched`, else each distinct one by itself."""
         if self._batched:
             cache = _merged([_empty_cache(self._scorer) for _ in prompts])
-            self._prefill(cache, [list(prompt[:-1]) for prompt in prompts])
+            self._read_padded(cache, [list(prompt[:-1]) for prompt in prompts])
         else:
             cache = _merged(_prefilled(self._scorer, prompts, self._chunk))
-        for mine, new in zip(self._cache, cache, strict=False):
-            mine.extend(new)
+        for layer, new in zip(self._cache, cache, strict=False):
+            layer.extend(new)
         self._cache = self._cache or cache
         self._rows += len(prompts)
 
-    def _prefill(self, cache: list[Any], heads: list[list[int]]) -> None:
+    def _read_padded(self, cache: list[Any], heads: list[list[int]]) -> None:
         lengths = [len(head) for head in heads]
         longest = max(lengths)
         padding = [longest - length for length in lengths]
@@ -175,30 +175,33 @@ class MergedDecoder:
             for layer in cache:
                 layer.finalize()
 
-    def read(self, tokens: mx.array) -> mx.array:
-        """See `Decoder`."""
+    def hidden(self, tokens: mx.array) -> mx.array:
+        """One pass of all rows."""
         return self._scorer.hidden(tokens, self._cache)
 
     def logits(self, tokens: mx.array) -> mx.array:
-        """See `Decoder`."""
+        """One pass of all rows."""
         return self._scorer.logits(tokens, self._cache)
 
-    def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
-        """See `Decoder`; nothing can be taken back here."""
-        assert not unused.any(), "these caches cannot rewind"
-        if not len(going):
+    def filter(self, rows: Sequence[int]) -> None:
+        """mlx-lm's own filters, unless none leaves or all do."""
+        if not len(rows):
             self._cache = []
-        elif len(going) < self._rows:
-            index = mx.array(list(going))
+        elif len(rows) < self._rows:
+            index = mx.array(list(rows))
             for layer in self._cache:
                 layer.filter(index)
-        self._rows = len(going)
+        self._rows = len(rows)
+
+    def trim(self, counts: np.ndarray) -> None:
+        """Nothing can be taken back here."""
+        assert not counts.any(), "these caches cannot be trimmed row by row"
 
 
 class SeparateDecoder:
     """A cache of its own for each row: as many passes as rows, for models that take no others."""
 
-    rewinds = False
+    is_trimmable = False
 
     def __init__(self, scorer: Scorer, chunk: int = PREFILL_TOKENS) -> None:
         """No rows yet; `chunk` positions a prefill pass."""
@@ -206,27 +209,30 @@ class SeparateDecoder:
         self._chunk = chunk
         self._caches: list[list[Any]] = []
 
-    def join(self, prompts: Prompts) -> None:
-        """See `Decoder`."""
-        read = _prefilled(self._scorer, prompts, self._chunk)
-        self._caches += [copy.deepcopy(cache) for cache in read]
+    def prefill(self, prompts: Prompts) -> None:
+        """Read each distinct prompt once; each of its rows has a copy."""
+        caches = _prefilled(self._scorer, prompts, self._chunk)
+        self._caches += [copy.deepcopy(cache) for cache in caches]
 
-    def read(self, tokens: mx.array) -> mx.array:
-        """See `Decoder`."""
+    def hidden(self, tokens: mx.array) -> mx.array:
+        """A pass a row."""
         return self._each(self._scorer.hidden, tokens)
 
     def logits(self, tokens: mx.array) -> mx.array:
-        """See `Decoder`."""
+        """A pass a row."""
         return self._each(self._scorer.logits, tokens)
 
-    def _each(self, pass_: Callable[[mx.array, Any], mx.array], tokens: mx.array) -> mx.array:
+    def _each(self, forward: Callable[[mx.array, Any], mx.array], tokens: mx.array) -> mx.array:
         rows = zip(mx.split(tokens, len(self._caches)), self._caches, strict=True)
-        return mx.concatenate([pass_(row, cache) for row, cache in rows])
+        return mx.concatenate([forward(row, cache) for row, cache in rows])
 
-    def settle(self, going: Sequence[int], unused: np.ndarray) -> None:
-        """See `Decoder`; nothing can be taken back here."""
-        assert not unused.any(), "these caches cannot rewind"
-        self._caches = [self._caches[row] for row in going]
+    def filter(self, rows: Sequence[int]) -> None:
+        """Drop the caches of all other rows."""
+        self._caches = [self._caches[row] for row in rows]
+
+    def trim(self, counts: np.ndarray) -> None:
+        """Nothing can be taken back here."""
+        assert not counts.any(), "these caches cannot be trimmed row by row"
 
 
 def _empty_cache(scorer: Scorer) -> list[Any]:
@@ -237,13 +243,13 @@ def _empty_cache(scorer: Scorer) -> list[Any]:
 
 def _prefilled(scorer: Scorer, prompts: Prompts, chunk: int) -> list[list[Any]]:
     """For each prompt the caches that have read all but its last token; equal ones are shared."""
-    read: dict[tuple[int, ...], list[Any]] = {}
+    caches: dict[tuple[int, ...], list[Any]] = {}
     for prompt in dict.fromkeys(prompts):
-        cache = read[prompt] = _empty_cache(scorer)
+        cache = caches[prompt] = _empty_cache(scorer)
         for start in range(0, len(prompt) - 1, chunk):
             scorer.hidden(mx.array([prompt[:-1][start : start + chunk]]), cache)
             mx.eval([layer.state for layer in cache])
-    return [read[prompt] for prompt in prompts]
+    return [caches[prompt] for prompt in prompts]
 
 
 def _merged(rows: Sequence[list[Any]]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The desk: rows are never idle while a job waits, and each keeps to its own end."""
+"""The batch: rows are never idle while a job waits, and each keeps to its own end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trb_mlx.rollout.desk import Desk
+from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.types import Job, Prompt, RolloutKey
 
 STOP = 9
@@ -24,34 +24,34 @@ def job(number: int) -> Job:
     st.integers(0, 2**31),
 )
 def test_every_job_gets_its_own_tokens(
-    lengths: list[int], seats: int, block: int, seed: int
+    lengths: list[int], batch_size: int, block: int, seed: int
 ) -> None:
     """Jobs that stop after so many tokens, or at the limit of 6; rounds that emit 1 to T."""
     limit, rng = 6, np.random.default_rng(seed)
-    desk = Desk([job(n) for n in range(len(lengths))], limit, STOP, None)
-    given_out: list[list[int]] = [[] for _ in lengths]
+    batch = RolloutBatch([job(n) for n in range(len(lengths))], limit, STOP, 0)
+    appended: list[list[int]] = [[] for _ in lengths]
     while True:
-        desk.seat(seats)
-        if not len(desk.rows):
+        batch.admit(batch_size)
+        if not len(batch.jobs):
             break
-        waiting = len(lengths) - len([tokens for tokens in given_out if tokens]) > len(desk.rows)
-        assert len(desk.rows) == seats or not waiting
-        emitted = np.zeros((len(desk.rows), block), np.int32)
-        for row, number in enumerate(desk.rows):
+        waiting = len(lengths) - len([tokens for tokens in appended if tokens]) > len(batch.jobs)
+        assert len(batch.jobs) == batch_size or not waiting
+        emitted = np.zeros((len(batch.jobs), block), np.int32)
+        for row, number in enumerate(batch.jobs):
             for place in range(block):
-                position = desk.drawn[row] + place
+                position = batch.lengths[row] + place
                 emitted[row, place] = STOP if position + 1 == lengths[number] else position % 8
-        before = desk.drawn.copy()
-        rows = desk.rows.copy()
-        counts, going = desk.take(emitted, rng.integers(1, block + 1, len(rows)))
+        before = batch.lengths.copy()
+        rows = batch.jobs.copy()
+        counts, unfinished = batch.append(emitted, rng.integers(1, block + 1, len(rows)))
         for row, number in enumerate(rows):
             assert counts[row] <= block
-            assert desk.drawn[row] == before[row] + counts[row]
-            given_out[number] += emitted[row, : counts[row]].tolist()
-        desk.keep(going)
-    rollout = desk.result(1.0)
+            assert batch.lengths[row] == before[row] + counts[row]
+            appended[number] += emitted[row, : counts[row]].tolist()
+        batch.filter(unfinished)
+    rollout = batch.result(1.0)
     for number, length in enumerate(lengths):
-        assert rollout.response(number) == given_out[number]
+        assert rollout.response(number) == appended[number]
         assert rollout.lengths[number] == min(length, limit)
         assert rollout.stopped[number] == (length <= limit)
         assert (STOP in rollout.response(number)) == rollout.stopped[number]
@@ -59,15 +59,15 @@ def test_every_job_gets_its_own_tokens(
 
 def test_uniforms_belong_to_the_position() -> None:
     """Whatever was read before, a position has its own draws; other jobs have others."""
-    one, other = (Desk([job(3)], 8, STOP, None) for _ in range(2))
-    for desk in (one, other):
-        desk.seat(1)
+    one, other = (RolloutBatch([job(3)], 8, STOP, 0) for _ in range(2))
+    for batch in (one, other):
+        batch.admit(1)
     whole = [np.asarray(part) for part in one.uniforms(6)]
-    other.take(np.array([[1, 2, 3]], np.int32), np.array([2]))
+    other.append(np.array([[1, 2, 3]], np.int32), np.array([2]))
     later = [np.asarray(part) for part in other.uniforms(4)]
     for all_, part in zip(whole, later, strict=True):
         np.testing.assert_array_equal(all_[:, 2:6], part)
     assert not (whole[0] == whole[1]).any()
-    third = Desk([job(4)], 8, STOP, None)
-    third.seat(1)
+    third = RolloutBatch([job(4)], 8, STOP, 0)
+    third.admit(1)
     assert not (np.asarray(third.uniforms(6)[0]) == whole[0]).any()

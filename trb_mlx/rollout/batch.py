@@ -1,0 +1,150 @@
+"""The host's side of a rollout: which job is in which row, what it has generated, who is next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.ops.sampling import row_uniforms
+from trb_mlx.rollout.recording import to_host
+from trb_mlx.types import Job, Records, Rollout
+
+# Streams of uniforms: for drafts, and for tests and replacements (ops.coupling).
+DRAFTS, TESTS = 0, 1
+
+
+class RolloutBatch:
+    """Rows of unfinished rollouts; what they generate is gathered in the jobs' order.
+
+    Attributes:
+        jobs: the index of each row's job, int `[B]`.
+        last: the token that each row's models read next, int `[B]`.
+    """
+
+    def __init__(self, jobs: Sequence[Job], max_tokens: int, stop_id: int, support: int) -> None:
+        """No rows yet: all jobs wait. Records are kept where K = `support` is not 0."""
+        self._all_jobs = jobs
+        self._waiting = deque(range(len(jobs)))
+        self._max_tokens = max_tokens
+        self._stop_id = stop_id
+        self._tokens = np.zeros((len(jobs), max_tokens), np.int32)
+        self._lengths = np.zeros(len(jobs), np.int32)
+        self._stopped = np.zeros(len(jobs), bool)
+        self._records = Records.empty(len(jobs), max_tokens, support) if support else None
+        self._pending: tuple[np.ndarray, np.ndarray, Mapping[str, mx.array]] | None = None
+        self._rounds = self._drafted = 0
+        self._uniforms = np.zeros((0, max_tokens, 2, 2), np.float32)
+        self.jobs = np.zeros(0, np.int64)
+        self.last = np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        """B, the rows now in the batch."""
+        return len(self.jobs)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many tokens each row has generated, int `[B]`."""
+        return self._lengths[self.jobs]
+
+    def admit(self, batch_size: int) -> list[tuple[int, ...]]:
+        """Add waiting jobs below the rows, up to `batch_size` of them; the new rows' prompts."""
+        free = min(batch_size - len(self), len(self._waiting))
+        if not free:
+            return []
+        new = [self._waiting.popleft() for _ in range(free)]
+        prompts = [self._all_jobs[job].prompt.tokens for job in new]
+        uniforms = [_uniforms(self._all_jobs[job], self._max_tokens) for job in new]
+        self._uniforms = np.concatenate([self._uniforms, np.stack(uniforms)])
+        self.jobs = np.concatenate([self.jobs, new]).astype(np.int64)
+        self.last = np.concatenate([self.last, [prompt[-1] for prompt in prompts]]).astype(np.int32)
+        return prompts
+
+    def most_left(self) -> int:
+        """The most tokens that any row may still generate."""
+        return self._max_tokens - int(self.lengths.min())
+
+    def uniforms(self, count: int) -> tuple[mx.array, mx.array]:
+        """For each row's next `count` positions: of drafts, and of tests, each `[B, count, 2]`."""
+        positions = np.minimum(self.lengths[:, None] + np.arange(count), self._max_tokens - 1)
+        uniforms = self._uniforms[np.arange(len(self))[:, None], positions]
+        return mx.array(uniforms[:, :, DRAFTS]), mx.array(uniforms[:, :, TESTS])
+
+    def append(self, tokens: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Append tokens to each row, up to its stop event and its length limit.
+
+        Args:
+            tokens: int `[B, T]`, drawn from the behavior policy.
+            counts: int `[B]`, how many of them.
+
+        Returns:
+            int `[B]`, how many were appended, and the rows that are unfinished.
+        """
+        self._rounds += len(self)
+        self._drafted += tokens.size
+        lengths, places = self.lengths, np.arange(tokens.shape[1])
+        counts = np.minimum(counts, self._max_tokens - lengths)
+        stops = (tokens == self._stop_id) & (places < counts[:, None])
+        stopped = stops.any(axis=1)
+        counts = np.where(stopped, stops.argmax(axis=1) + 1, counts)
+        appended = places < counts[:, None]
+        positions = (lengths[:, None] + places)[appended]
+        self._tokens[np.repeat(self.jobs, counts), positions] = tokens[appended]
+        self._lengths[self.jobs] = lengths = lengths + counts.astype(np.int32)
+        self._stopped[self.jobs] = stopped
+        self.last = tokens[np.arange(len(counts)), counts - 1].astype(np.int32)
+        return counts, np.flatnonzero(~stopped & (lengths < self._max_tokens)).tolist()
+
+    def record(self, counts: np.ndarray, values: Mapping[str, mx.array]) -> None:
+        """Keep what is recorded of the tokens just appended: by name `[N, …]`, row by row.
+
+        The arrays may still be on their way: they are read at the next call.
+        """
+        mx.async_eval(values)  # type: ignore[no-untyped-call]
+        begins = np.repeat(self.lengths - counts.cumsum(), counts)  # of each row, less those before
+        positions = begins + np.arange(len(begins))
+        self._read_pending()
+        self._pending = np.repeat(self.jobs, counts), positions, values
+
+    def filter(self, rows: list[int]) -> None:
+        """Keep the listed rows only."""
+        self.jobs, self.last, self._uniforms = (
+            self.jobs[rows],
+            self.last[rows],
+            self._uniforms[rows],
+        )
+
+    def result(self, temperature: float) -> Rollout:
+        """All rollouts, cut to the longest."""
+        self._read_pending()
+        width = max(int(self._lengths.max(initial=1)), 1)
+        return Rollout(
+            list(self._all_jobs),
+            self._tokens[:, :width],
+            self._lengths,
+            self._stopped,
+            None if self._records is None else self._records.cut(width),
+            temperature,
+            self._rounds,
+            self._drafted,
+        )
+
+    def _read_pending(self) -> None:
+        if self._pending is not None:
+            assert self._records is not None
+            jobs, positions, values = self._pending
+            for name, array in values.items():
+                self._records.put(name, jobs, positions, to_host(array))
+        self._pending = None
+
+
+def _uniforms(job: Job, length: int) -> np.ndarray:
+    """`[length, streams, 2]`: what a job draws depends on its key and the position alone."""
+    key = job.key
+    streams = [
+        row_uniforms(key.seed, key.step, key.prompt, key.rollout, length, stream)
+        for stream in (DRAFTS, TESTS)
+    ]
+    return np.stack(streams, axis=1)

@@ -1,0 +1,117 @@
+"""Rounds of decoding: what generates a block of tokens for each row, and one model that does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.models.pair import Scorer
+from trb_mlx.ops.distribution import Distribution, rows_at_once, softmax
+from trb_mlx.ops.sampling import draw, nucleus
+from trb_mlx.rollout.cache_trial import make_decoder
+from trb_mlx.rollout.decoder import Prompts
+from trb_mlx.rollout.recording import BlockRecords, student_records
+from trb_mlx.types import Sampling
+
+
+class Block(NamedTuple):
+    """What a round generates.
+
+    Attributes:
+        tokens: int `[B, T]`, of which as many are emitted as were accepted, and the one after.
+        accepted: int `[B]`, the drafts that stand.
+        records: what is recorded of the emitted tokens.
+    """
+
+    tokens: mx.array
+    accepted: mx.array
+    records: BlockRecords
+
+
+class BlockGenerator(Protocol):
+    """Generates blocks; rows are prefilled, filtered and trimmed as in `decoder.Decoder`."""
+
+    max_block: int  # the longest block that it can generate
+
+    def prefill(self, prompts: Prompts) -> None:
+        """Add rows."""
+
+    def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
+        """A block after the tokens `last` `[B]`, with uniforms `[B, T, 2]` for each purpose."""
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keep the listed rows."""
+
+    def trim(self, counts: np.ndarray) -> None:
+        """Take back the last tokens that each row read, int `[B]`."""
+
+
+def row_groups(rows: int, vocab: int) -> list[slice]:
+    """Rows taken together: all that is `[rows, vocab]` is made for so many at a time."""
+    count = rows_at_once(vocab)
+    return [slice(start, min(start + count, rows)) for start in range(0, rows, count)]
+
+
+def draw_rows(
+    logits: mx.array, temperature: float, uniforms: mx.array, top_p: float = 1.0
+) -> tuple[mx.array, list[Distribution]]:
+    """A token of each row of logits `[B, V]`, int `[B]`, and each of `row_groups`' distributions.
+
+    Where `top_p` is below 1 tokens are drawn from the distributions' nuclei.
+    """
+    tokens, distributions = [], []
+    for group in row_groups(*logits.shape):
+        rows = softmax(logits[group], temperature)
+        masses = rows.masses if top_p >= 1.0 else mx.exp(nucleus(rows.logprobs, top_p))
+        tokens.append(draw(masses, uniforms[group]))
+        distributions.append(rows)
+    return mx.concatenate(tokens), distributions
+
+
+class ModelGenerator:
+    """One model by itself; T tokens a round only spare the host some waiting."""
+
+    max_block = 2**31
+
+    def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
+        """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
+        self._decoder = make_decoder(scorer)
+        self._temperature, self._top_p = sampling.temperature, sampling.top_p
+        self._support = min(sampling.support, scorer.merge.size)
+
+    def prefill(self, prompts: Prompts) -> None:
+        """Add rows to the model."""
+        self._decoder.prefill(prompts)
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keep the listed rows of the model."""
+        self._decoder.filter(rows)
+
+    def trim(self, counts: np.ndarray) -> None:
+        """Take back tokens that the model read."""
+        self._decoder.trim(counts)
+
+    def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
+        """Draw token by token; all are accepted, and nothing is tested."""
+        rows, length = draft_uniforms.shape[:2]
+        tokens, records = [], BlockRecords(rows, length)
+        distributions: list[Distribution] = []
+        for place in range(length):
+            logits = self._decoder.logits(last[:, None])[:, 0]
+            if self._temperature == 0.0:
+                last = mx.argmax(logits, axis=-1).astype(mx.int32)
+            else:
+                last, distributions = draw_rows(
+                    logits, self._temperature, draft_uniforms[:, place], self._top_p
+                )
+            mx.async_eval(last)  # type: ignore[no-untyped-call]
+            tokens.append(last)
+            if self._support:
+                for group, student in zip(row_groups(*logits.shape), distributions, strict=True):
+                    values = student_records(student, last[group], self._support, self._temperature)
+                    records.add(np.arange(group.start, group.stop), place, values)
+        accepted = mx.full((rows,), length, dtype=mx.int32)
+        return Block(mx.stack(tokens, axis=1), accepted, records)
