@@ -25,7 +25,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from trb_mlx.adapters.mlx_lm import adapter_config, save_adapters
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.exporting.exports import Request, export_run
+from trb_mlx.exporting.run import export
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.runs.folder import RunFolder, write_config
@@ -56,7 +56,7 @@ def report(folder: Path, model: str, dora: bool, spread: float) -> None:
     """Export one random adapter and print how far PEFT's log-probs and tokens are from ours."""
     config = run_config(model, dora)
     student = make_run(folder, config, spread)
-    done = export_run(Request(str(folder), "peft"))
+    done = export(folder, "peft")
     base = done.beside[0] if done.beside else Path(model)
     plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     theirs = peft.PeftModel.from_pretrained(plain, done.path).eval()

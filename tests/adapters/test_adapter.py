@@ -14,7 +14,7 @@ from exporting.making import make_run
 from trb_mlx.adapters.peft import PEFT_WEIGHTS
 from trb_mlx.adapters.starting import read_adapter
 from trb_mlx.errors import UserError
-from trb_mlx.exporting.exports import Request, export_run
+from trb_mlx.exporting.run import export
 
 CONFIG = "adapter_config.json"
 
@@ -24,7 +24,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One run's adapter in both formats."""
     run = tmp_path_factory.mktemp("record") / "run"
     make_run(run, "bundled:arithmetic-student")
-    return {kind: export_run(Request(str(run), kind)).path for kind in ("peft", "mlx-lm")}
+    return {kind: export(run, kind).path for kind in ("peft", "mlx-lm")}
 
 
 @pytest.fixture

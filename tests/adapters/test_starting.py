@@ -18,7 +18,7 @@ from trb_mlx.adapters.starting import start_from, with_adapter
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
-from trb_mlx.exporting.exports import Request, export_run
+from trb_mlx.exporting.run import export
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.runs.folder import RunFolder, write_config
 
@@ -51,7 +51,7 @@ def test_export_import_export_gives_the_same_bytes(
     folders: tuple[Path, Path], tmp_path: Path, form: str, changes: list[tuple[str, Any]]
 ) -> None:
     before = make_run(tmp_path / "run", str(folders[0]), changes)
-    first = export_run(Request(str(tmp_path / "run"), form)).path
+    first = export(tmp_path / "run", form).path
     student, resolved = started(folders[0], first)
     np.testing.assert_array_equal(np.asarray(student.module(IDS)), np.asarray(before.module(IDS)))
     again = RunFolder(tmp_path / "again", tmp_path / "again/adapters")
@@ -59,7 +59,7 @@ def test_export_import_export_gives_the_same_bytes(
     write_config(again, resolved)
     details = adapter_config(student.module, resolved.lora, str(folders[0]), student.stop_ids)
     save_adapters(again.adapter_path, student.module, details, 0)
-    second = export_run(Request(str(again.path), form)).path
+    second = export(again.path, form).path
     (weights,) = (path.name for path in first.glob("*.safetensors"))
     one, two = (mx.load(str(folder / weights)) for folder in (first, second))
     assert one.keys() == two.keys()
@@ -106,7 +106,7 @@ def test_keys_of_a_run_that_named_modules_by_block_are_kept(
 ) -> None:
     """PEFT may list every block; a config with the short names of all of them says the same."""
     make_run(tmp_path / "run", str(folders[0]), [("lora.keys", ["self_attn.q_proj"])])
-    folder = export_run(Request(str(tmp_path / "run"), "peft")).path
+    folder = export(tmp_path / "run", "peft").path
     details = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(
         json.dumps(details | {"layers_to_transform": [0, 1]})
@@ -126,7 +126,7 @@ def test_an_adapter_of_another_base_is_refused(
     folders: tuple[Path, Path], tmp_path: Path, form: str, changes: dict[str, int]
 ) -> None:
     make_run(tmp_path / "run", str(folders[0]))
-    adapter = export_run(Request(str(tmp_path / "run"), form)).path
+    adapter = export(tmp_path / "run", form).path
     other = make_model(tmp_path / "other", **changes)
     with pytest.raises(UserError, match="is of another base than") as caught:
         started(other, adapter)

@@ -18,8 +18,8 @@ from tiny import make_model
 
 from trb_mlx.config import QuantizeConfig
 from trb_mlx.errors import RunError, UserError
-from trb_mlx.exporting.exports import Request, export_run
-from trb_mlx.exporting.merged import rounding
+from trb_mlx.exporting.merged import quantize_config
+from trb_mlx.exporting.run import export
 
 IDS = mx.array([[5, 6, 7, 8]])
 
@@ -57,7 +57,7 @@ def quantized(
 @pytest.mark.parametrize("dora", [False, True])
 def test_mlx_lm_loads_its_folder(folders: tuple[Path, Path], run: Path, dora: bool) -> None:
     student = make_run(run, str(folders[0]), [("lora.dora", dora)])
-    done = export_run(Request(str(run), "mlx-lm"))
+    done = export(run, "mlx-lm")
     assert done.path == run / "export/mlx-lm"
     theirs, _ = mlx_lm_load(str(folders[0]), adapter_path=str(done.path))
     np.testing.assert_allclose(np.asarray(theirs(IDS)), np.asarray(student.module(IDS)), atol=1e-5)
@@ -73,7 +73,7 @@ def test_merged_is_the_trained_student(
     if store:
         changes.append(("student.quantize", {"bits": 4, "group_size": 32, "store": store}))
     student = make_run(run, str(folders[0]), changes)
-    done = export_run(Request(str(run), "merged"))
+    done = export(run, "merged")
     merged, tokenizer = mlx_lm_load(str(done.path))
     assert merged.layers[0].mlp.up_proj.weight.dtype == getattr(mx, dtype)
     assert "quantization" not in json.loads((done.path / "config.json").read_text())
@@ -89,7 +89,7 @@ def test_students_of_small_floats_are_merged_in_their_own_type(
 ) -> None:
     model = quantized(tmp_path / "packed", None, mode, bits, group)
     student = make_run(run, str(model), [("student.dtype", dtype)])
-    merged, _ = mlx_lm_load(str(export_run(Request(str(run), "merged")).path))
+    merged, _ = mlx_lm_load(str(export(run, "merged").path))
     assert merged.layers[0].mlp.up_proj.weight.dtype == getattr(mx, dtype)
     expected, found = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
     np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.1)
@@ -100,13 +100,13 @@ def test_tokenizers_open_in_either_transformers(tmp_path: Path, run: Path) -> No
     model = make_model(tmp_path / "model", template="{{ messages[0].content }}")
     (model / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
     make_run(run, str(model))
-    out = export_run(Request(str(run), "merged")).path
+    out = export(run, "merged").path
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
     assert [(out / n).read_bytes() for n in names] == [(model / n).read_bytes() for n in names]
     details = json.loads((model / "tokenizer_config.json").read_text())
     newer = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<|im_end|>"]}
     (model / "tokenizer_config.json").write_text(json.dumps(details | newer))
-    export_run(Request(str(run), "merged"))
+    export(run, "merged")
     written = json.loads((out / "tokenizer_config.json").read_text())
     assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert written["additional_special_tokens"] == ["<|im_end|>"]
@@ -115,7 +115,7 @@ def test_tokenizers_open_in_either_transformers(tmp_path: Path, run: Path) -> No
 
 def test_a_written_base_names_no_class_of_transformers_5_alone(run: Path) -> None:
     make_run(run, "bundled:arithmetic-student")
-    (base,) = export_run(Request(str(run), "peft")).beside
+    (base,) = export(run, "peft").beside
     details = json.loads((base / "tokenizer_config.json").read_text())
     assert details["tokenizer_class"] == "PreTrainedTokenizerFast"
 
@@ -124,17 +124,17 @@ def test_adapters_on_the_attention_of_experts_are_for_peft(tmp_path: Path, run: 
     model = make_model(tmp_path / "experts", "qwen3_moe")
     keys = ["self_attn.q_proj", "self_attn.o_proj"]
     make_run(run, str(model), [("lora.keys", keys)])
-    assert export_run(Request(str(run), "peft")).path.exists()
+    assert export(run, "peft").path.exists()
     with pytest.raises(UserError, match="model_type qwen3_moe"):
-        export_run(Request(str(run), "merged"))
+        export(run, "merged")
     make_run(run.with_name("other"), str(model), [("lora.keys", [*keys, "mlp.gate"])])
     with pytest.raises(UserError, match="is a mixture of experts, and mlx-lm keeps model.layers.0"):
-        export_run(Request(str(run.with_name("other")), "peft"))
+        export(run.with_name("other"), "peft")
 
 
 def test_merged_can_be_rounded(folders: tuple[Path, Path], run: Path) -> None:
     student = make_run(run, str(folders[0]))
-    done = export_run(Request(str(run), "merged", quantize=QuantizeConfig(bits=8, group_size=32)))
+    done = export(run, "merged", quantize=8, group_size=32)
     merged, _ = mlx_lm_load(str(done.path))
     assert merged.layers[0].mlp.up_proj.bits == 8
     np.testing.assert_allclose(np.asarray(merged(IDS)), np.asarray(student.module(IDS)), atol=0.05)
@@ -143,7 +143,7 @@ def test_merged_can_be_rounded(folders: tuple[Path, Path], run: Path) -> None:
 
 def test_the_base_of_a_folder_is_the_folder(folders: tuple[Path, Path], run: Path) -> None:
     make_run(run, str(folders[0]))
-    done = export_run(Request(str(run), "peft"))
+    done = export(run, "peft")
     assert base_in(done.path) == str(folders[0])
     assert done.beside == []
     assert "base_model" not in front(done.path)  # a path is no name on the Hub
@@ -153,7 +153,7 @@ def test_the_base_of_a_folder_is_the_folder(folders: tuple[Path, Path], run: Pat
 def test_a_quantized_base_is_replaced_by_its_original(tmp_path: Path, run: Path) -> None:
     original = make_model(tmp_path / "original", seed=1)
     make_run(run, str(quantized(tmp_path / "packed", str(original))))
-    done = export_run(Request(str(run), "peft"))
+    done = export(run, "peft")
     assert base_in(done.path) == str(original)
     assert "logits differ from the trained student's" in (done.path / "README.md").read_text()
     assert done.notes
@@ -163,11 +163,11 @@ def test_a_quantized_base_is_replaced_by_its_original(tmp_path: Path, run: Path)
 def test_a_quantized_base_without_an_original_is_refused(tmp_path: Path, run: Path) -> None:
     make_run(run, str(quantized(tmp_path / "packed", None)))
     with pytest.raises(UserError, match="name the original with --base"):
-        export_run(Request(str(run), "peft"))
+        export(run, "peft")
     with pytest.raises(UserError, match="is quantized, expected the original"):
-        export_run(Request(str(run), "peft", base=str(tmp_path / "packed")))
+        export(run, "peft", base=str(tmp_path / "packed"))
     assert not (run / "export").exists()
-    done = export_run(Request(str(run), "peft", base=str(tmp_path / "source")))
+    done = export(run, "peft", base=str(tmp_path / "source"))
     assert base_in(done.path) == str(tmp_path / "source")
 
 
@@ -175,7 +175,7 @@ def test_a_student_rounded_on_load_is_noted(folders: tuple[Path, Path], run: Pat
     rounded = {"bits": 4, "group_size": 32, "store": "dense"}
     make_run(run, str(folders[0]), [("student.quantize", rounded)])
     for form in ("peft", "mlx-lm"):
-        done = export_run(Request(str(run), form))
+        done = export(run, form)
         assert "rounded to 4 bits" in (done.path / "README.md").read_text()
 
 
@@ -187,7 +187,7 @@ def test_another_base_is_refused(
     make_run(run, str(folders[0]))
     other = make_model(tmp_path / "other", **changes)
     with pytest.raises(UserError, match="of another base|does not fit") as caught:
-        export_run(Request(str(run), form, base=str(other)))
+        export(run, form, base=str(other))
     assert "\n" not in str(caught.value)
     assert not (run / "export").exists()
 
@@ -197,16 +197,16 @@ def test_a_family_whose_layout_is_not_known_is_refused(run: Path, tmp_path: Path
     make_run(run, str(model))
     for form in ("peft", "merged"):
         with pytest.raises(UserError, match="model_type gemma2.*known: ernie4_5, gemma3_text"):
-            export_run(Request(str(run), form))
+            export(run, form)
     assert not (run / "export").exists()
-    assert export_run(Request(str(run), "mlx-lm")).path.exists()
+    assert export(run, "mlx-lm").path.exists()
 
 
 def test_adapters_on_embeddings_are_not_for_peft(folders: tuple[Path, Path], run: Path) -> None:
     make_run(run, str(folders[0]), [("lora.keys", ["model.embed_tokens"])])
     with pytest.raises(UserError, match="on model.embed_tokens has no equal in PEFT"):
-        export_run(Request(str(run), "peft"))
-    merged, _ = mlx_lm_load(str(export_run(Request(str(run), "merged")).path))
+        export(run, "peft")
+    merged, _ = mlx_lm_load(str(export(run, "merged").path))
     assert merged(IDS).shape[-1] == 259
 
 
@@ -214,7 +214,7 @@ def test_checkpoints_are_chosen(folders: tuple[Path, Path], run: Path) -> None:
     make_run(run, str(folders[0]))
     weights = {}
     for name in ("final", "best", "2", "3"):
-        done = export_run(Request(str(run), "mlx-lm", checkpoint=name))
+        done = export(run, "mlx-lm", checkpoint=name)
         weights[name] = (done.path / "adapters.safetensors").read_bytes()
         card = (done.path / "README.md").read_text()
         assert ("step 3 of a run" if name in ("final", "3") else "step 2 of a run") in card
@@ -223,12 +223,12 @@ def test_checkpoints_are_chosen(folders: tuple[Path, Path], run: Path) -> None:
 
 def test_the_card_tells_where_it_comes_from(folders: tuple[Path, Path], run: Path) -> None:
     make_run(run, str(folders[0]), [("behavior.budget", 0.05)])
-    done = export_run(Request(str(run), "peft", licence="cc-by-4.0", checkpoint="2"))
+    done = export(run, "peft", license="cc-by-4.0", checkpoint="2")
     card = (done.path / "README.md").read_text()
     assert front(done.path)["license"] == "cc-by-4.0"
     for expected in (
         "bundled:arithmetic-teacher",
-        "trb, budget 0.05, warmup_steps 50",
+        "TRB, ε 0.05 annealed to 0 over 50 steps",
         "reverse KL, the whole vocabulary",
         "source=generated:arithmetic",
         "| steps | 2 of 100 |",
@@ -241,10 +241,10 @@ def test_the_card_tells_where_it_comes_from(folders: tuple[Path, Path], run: Pat
 def test_commands_in_a_card_are_quoted(tmp_path: Path, run: Path) -> None:
     base = make_model(tmp_path / "my $HOME's base")
     make_run(run, str(base))
-    card = (export_run(Request(str(run), "mlx-lm")).path / "README.md").read_text()
+    card = (export(run, "mlx-lm").path / "README.md").read_text()
     (line,) = (line for line in card.splitlines() if line.startswith("python -m mlx_lm"))
     assert shlex.split(line)[4:6] == ["--model", base.name]
-    card = (export_run(Request(str(run), "peft")).path / "README.md").read_text()
+    card = (export(run, "peft").path / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
     names = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert base.name in names
@@ -259,8 +259,8 @@ def test_commands_in_a_card_are_quoted(tmp_path: Path, run: Path) -> None:
         ({"checkpoint": "newest"}, "--checkpoint newest is not in"),
         ({"run": "nowhere"}, "nowhere is no run folder"),
         ({"base": "./nowhere"}, "model ./nowhere does not exist"),
-        ({"to": "mlx-lm", "quantize": QuantizeConfig()}, "--quantize is for --to merged"),
-        ({"shared": True}, "needs a base on the Hub"),
+        ({"to": "mlx-lm", "quantize": 4}, "--quantize is for --to merged"),
+        ({"push": "owner/name"}, "needs a base on the Hub"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
@@ -268,7 +268,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
 ) -> None:
     make_run(run, str(folders[0]))
     with pytest.raises(UserError) as caught:
-        export_run(Request(**{"run": str(run), "to": "peft", **values}))
+        export(**{"run": run, "to": "peft", **values})
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (run / "export").exists()
@@ -290,45 +290,45 @@ def test_a_damaged_run_is_told(folders: tuple[Path, Path], run: Path, damage: st
         weights.unlink()
     for form in ("peft", "mlx-lm", "merged"):
         with pytest.raises(UserError) as caught:
-            export_run(Request(str(run), form))
+            export(run, form)
         assert "\n" not in str(caught.value)
     assert not (run / "export").exists()
 
 
 def test_only_our_own_exports_are_replaced(folders: tuple[Path, Path], run: Path) -> None:
     make_run(run, str(folders[0]))
-    done = export_run(Request(str(run), "peft", checkpoint="2"))
+    done = export(run, "peft", checkpoint="2")
     before = (done.path / "adapter_model.safetensors").read_bytes()
-    export_run(Request(str(run), "peft"))
+    export(run, "peft")
     assert (done.path / "adapter_model.safetensors").read_bytes() != before
     (done.path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds notes.txt, which no export wrote"):
-        export_run(Request(str(run), "peft"))
+        export(run, "peft")
     assert (done.path / "notes.txt").read_text() == "mine"
     with pytest.raises(UserError, match="which no export wrote"):
-        export_run(Request(str(run), "peft", out=run))  # the run itself
+        export(run, "peft", out=run)  # the run itself
 
 
 def test_a_full_disk_leaves_the_earlier_export(
     folders: tuple[Path, Path], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(run, str(folders[0]))
-    done = export_run(Request(str(run), "peft", checkpoint="2"))
+    done = export(run, "peft", checkpoint="2")
     before = {path.name: path.read_bytes() for path in done.path.iterdir()}
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trb_mlx.exporting.exports.save_arrays", full)
+    monkeypatch.setattr("trb_mlx.exporting.formats.save_arrays", full)
     with pytest.raises(RunError, match="could not be written: No space left on device"):
-        export_run(Request(str(run), "peft"))
+        export(run, "peft")
     assert {path.name: path.read_bytes() for path in done.path.iterdir()} == before
     assert [path.name for path in (run / "export").iterdir()] == ["peft"]
 
 
-def test_rounding_options() -> None:
-    assert rounding(None, None) is None
-    assert rounding(4, None) == QuantizeConfig(bits=4, group_size=64)
+def test_quantize_options() -> None:
+    assert quantize_config(None, None) is None
+    assert quantize_config(4, None) == QuantizeConfig(bits=4, group_size=64)
     for bits, group in ((7, None), (4, 48), (None, 64)):
         with pytest.raises(UserError, match="bits|--quantize"):
-            rounding(bits, group)
+            quantize_config(bits, group)

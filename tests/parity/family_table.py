@@ -24,7 +24,7 @@ from test_family_matrix import log_probs, opened, reference_gap
 
 from trb_mlx.config import LoraConfig, ModelConfig
 from trb_mlx.errors import UserError
-from trb_mlx.exporting.exports import Request, export_run
+from trb_mlx.exporting.run import export
 from trb_mlx.models.loading import load_model, prepare_backend
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import make_scorer
@@ -65,7 +65,7 @@ def _exports(base: Path) -> list[str]:
         cells = []
         for form in ("peft", "merged"):
             try:
-                path = export_run(Request(str(run), form)).path
+                path = export(run, form).path
             except UserError:
                 cells.append("refused")
                 continue

@@ -17,7 +17,7 @@ from exporting.making import make_run
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.exporting.base import EXPERT_FAMILIES
-from trb_mlx.exporting.exports import Request, export_run
+from trb_mlx.exporting.run import export
 from trb_mlx.models.loading import load_model
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install '.[parity]'")
@@ -102,10 +102,10 @@ def test_exports_of_what_transformers_wrote_open_there_again(name: str, tmp_path
     expected = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
     plain = opened(base)
     assert np.abs(log_probs(plain, ids) - expected).max() > 0.1  # the adapter does something
-    export_run(Request(str(run), "peft"))
+    export(run, "peft")
     adapted = peft.PeftModel.from_pretrained(plain, run / "export/peft")
     np.testing.assert_allclose(log_probs(adapted, ids), expected, atol=2e-4)
-    notes = export_run(Request(str(run), "merged")).notes
+    notes = export(run, "merged").notes
     np.testing.assert_allclose(log_probs(opened(run / "export/merged"), ids), expected, atol=2e-4)
     alone, _ = mlx_lm.load(str(run / "export/merged"))
     same = np.abs(np.asarray(alone(mx.array(ids)) - logits)).max() < 1e-3
@@ -123,7 +123,7 @@ def test_adapters_on_the_attention_of_experts_open_there(name: str, tmp_path: Pa
     expected = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
     plain = opened(base)
     assert np.abs(log_probs(plain, ids) - expected).max() > 0.1
-    export_run(Request(str(run), "peft"))
+    export(run, "peft")
     adapted = peft.PeftModel.from_pretrained(plain, run / "export/peft")
     np.testing.assert_allclose(log_probs(adapted, ids), expected, atol=2e-4)
 

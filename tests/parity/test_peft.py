@@ -18,7 +18,7 @@ from tiny import EXTRAS, make_model
 
 from trb_mlx.adapters.peft_keys import FREE, check_keys
 from trb_mlx.errors import UserError
-from trb_mlx.exporting.exports import Request, export_run
+from trb_mlx.exporting.run import export
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install '.[parity]'")
 peft = pytest.importorskip("peft", reason="needs the parity extra: pip install '.[parity]'")
@@ -79,8 +79,8 @@ def test_families_agree_with_transformers(
     """Under an adapter and merged; test_family_matrix.py has the other families."""
     base = family(kind, tie_word_embeddings=tied)
     expected = mlx_logprobs(make_run(tmp_path / "run", str(base)))
-    export_run(Request(str(tmp_path / "run"), "peft"))
-    export_run(Request(str(tmp_path / "run"), "merged"))
+    export(tmp_path / "run", "peft")
+    export(tmp_path / "run", "merged")
     plain = torch_model(base)
     assert np.abs(torch_logprobs(plain) - expected).max() > 0.1  # the adapter does something
     adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "run/export/peft")
@@ -95,7 +95,7 @@ def test_every_kind_of_adapter_loads_in_peft(
 ) -> None:
     base = family("llama", num_hidden_layers=3)
     student = make_run(tmp_path / "run", str(base), changes)
-    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    done = export(tmp_path / "run", "peft")
     model = peft.PeftModel.from_pretrained(torch_model(base), done.path)
     np.testing.assert_allclose(torch_logprobs(model), mlx_logprobs(student), atol=2e-4)
     ours = len(tree_flatten(student.module.trainable_parameters()))
@@ -107,7 +107,7 @@ def test_the_config_is_what_peft_reads_and_writes(
     family: Callable[..., Path], tmp_path: Path
 ) -> None:
     make_run(tmp_path / "run", str(family("llama")))
-    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    done = export(tmp_path / "run", "peft")
     written = json.loads((done.path / "adapter_config.json").read_text())
     assert set(written) <= {field.name for field in dataclasses.fields(peft.LoraConfig)}
     read = peft.LoraConfig.from_pretrained(done.path)
@@ -122,7 +122,7 @@ def test_the_config_is_what_peft_reads_and_writes(
 
 def test_a_bundled_student_comes_with_its_base(tmp_path: Path) -> None:
     student = make_run(tmp_path / "run", "bundled:arithmetic-student")
-    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    done = export(tmp_path / "run", "peft")
     model = peft.AutoPeftModelForCausalLM.from_pretrained(done.path).eval()
     np.testing.assert_allclose(torch_logprobs(model), mlx_logprobs(student), atol=2e-4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/export/base")
@@ -136,13 +136,13 @@ def test_a_packed_gguf_student_comes_with_its_base(kind: str, tmp_path: Path) ->
     gguf_files.write_gguf(tmp_path / "m.gguf", kind, gguf_files.TYPE["Q4_1"])
     float32 = [("student.dtype", "float32")]  # the scales are float16
     student = make_run(tmp_path / "run", str(tmp_path / "m.gguf"), float32)
-    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    done = export(tmp_path / "run", "peft")
     model = peft.AutoPeftModelForCausalLM.from_pretrained(done.path, dtype=torch.float32).eval()
     np.testing.assert_allclose(torch_logprobs(model), mlx_logprobs(student), atol=2e-4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run/export/base")
     text = "Größe 12 + 345 = 357 ab"
     assert tokenizer(text)["input_ids"] == student.tokenizer.encode(text)
-    for_mlx = export_run(Request(str(tmp_path / "run"), "mlx-lm"))
+    for_mlx = export(tmp_path / "run", "mlx-lm")
     theirs, _ = mlx_lm.load(str(for_mlx.beside[0]), adapter_path=str(for_mlx.path))
     logits = theirs(mx.array(IDS)).astype(mx.float32)
     np.testing.assert_allclose(
@@ -155,10 +155,10 @@ def test_a_gguf_of_gemma_3_comes_with_its_base(tmp_path: Path) -> None:
     gguf_gemma.write(tmp_path / "m.gguf", gguf_gemma.source(tied=True))
     student = make_run(tmp_path / "run", str(tmp_path / "m.gguf"))
     expected = mlx_logprobs(student)
-    done = export_run(Request(str(tmp_path / "run"), "peft"))
+    done = export(tmp_path / "run", "peft")
     model = peft.AutoPeftModelForCausalLM.from_pretrained(done.path, dtype=torch.float32).eval()
     np.testing.assert_allclose(torch_logprobs(model), expected, atol=1e-3)
-    merged = torch_model(export_run(Request(str(tmp_path / "run"), "merged")).path)
+    merged = torch_model(export(tmp_path / "run", "merged").path)
     np.testing.assert_allclose(torch_logprobs(merged), expected, atol=1e-3)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import yaml
 from huggingface_hub import errors as hub_errors
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, metadata_load
 
 from trb_mlx.adapters.adapter import Adapter, read_json
 from trb_mlx.config import ModelConfig
@@ -77,8 +76,10 @@ def find_base(student: ModelConfig, given: str | None) -> Base:
         return Base(model, revision, details, _rounding_note(student))
     if given:
         raise UserError(f"--base {given} is quantized, expected the original.")
-    original = base_of(front_matter(model, revision))
-    if original is None:
+    original = card_metadata(model, revision).get("base_model")
+    if isinstance(original, list):
+        original = original[0] if original else None
+    if not isinstance(original, str) or not original:
         raise UserError(
             f"student {model} is quantized and its card names no base_model; name the original "
             "with --base."
@@ -122,30 +123,25 @@ def base_notes(model: str) -> list[str]:
     return [note] if note else []
 
 
-def front_matter(model: str, revision: str | None = None) -> dict[str, Any]:
-    """The YAML front matter of a model's card; empty where there is none."""
+def card_metadata(model: str, revision: str | None = None) -> dict[str, Any]:
+    """The front matter of a model's card; empty where there is none that can be read."""
     path = model_file(model, "README.md", revision)
-    if path is None:
-        return {}
-    _, *rest = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
-        values = yaml.safe_load(rest[0]) if len(rest) == 2 else {}
+        return metadata_load(path) or {} if path else {}
     except Exception:  # anybody's card: what cannot be read there says nothing
         return {}
-    return values if isinstance(values, dict) else {}
 
 
-def base_of(card: dict[str, Any]) -> str | None:
-    """`base_model` of a card's front matter (the first of several)."""
-    value = card.get("base_model")
-    first = value[0] if isinstance(value, list) and value else value
-    return first if isinstance(first, str) and first else None
+def license_of(model: str) -> str | None:
+    """What the card of a model names as its license."""
+    license = card_metadata(model).get("license")
+    return license if isinstance(license, str) else None
 
 
 def model_file(model: str, name: str, revision: str | None = None) -> Path | None:
     """The local path of one file of a model folder or Hub id, or None where it has none."""
     place = Path(resolve(model))
-    if place.is_dir():
+    if place.exists():  # a GGUF file has no other files
         return place / name if (place / name).is_file() else None
     try:
         return Path(hf_hub_download(model, name, revision=revision))
@@ -193,12 +189,12 @@ def check_shapes(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], model:
         UserError: names the first module that is missing or of another shape.
     """
     for module in adapter.modules if shapes else ():
-        first, second = (adapter.arrays[f"{module}.lora_{leaf}"] for leaf in "ab")
-        wanted, found = (second.shape[-1], first.shape[0]), shapes.get(f"{module}.weight")
-        if found != wanted:
+        lora_a, lora_b = (adapter.arrays[f"{module}.{leaf}"] for leaf in ("lora_a", "lora_b"))
+        expected, shape = (lora_b.shape[-1], lora_a.shape[0]), shapes.get(f"{module}.weight")
+        if shape != expected:
             raise UserError(
                 f"the adapter is of another base than {model}: {module} takes a weight of shape "
-                f"{wanted}, found {found or 'none'}."
+                f"{expected}, found {shape or 'none'}."
             )
 
 

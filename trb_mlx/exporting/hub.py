@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from trb_mlx.errors import RunError, UserError
@@ -21,8 +21,13 @@ def check_repo(repo: str) -> None:
     Raises:
         UserError: it is not OWNER/NAME.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo):
-        raise UserError(f"--push {repo} is no repository name, expected OWNER/NAME.")
+    refusal = UserError(f"--push {repo} is no repository name, expected OWNER/NAME.")
+    if "/" not in repo:
+        raise refusal
+    try:
+        validate_repo_id(repo)
+    except hub_errors.HFValidationError as error:
+        raise refusal from error
 
 
 def push(folder: Path, repo: str, public: bool) -> str:

@@ -18,7 +18,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.exporting.base import FAMILIES, model_file
 from trb_mlx.files import json_text
 from trb_mlx.models import mlxlm
-from trb_mlx.models.loading import LanguageModel, resolve
+from trb_mlx.models.loading import LanguageModel
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
 )
 
 
-def rounding(bits: int | None, group_size: int | None) -> QuantizeConfig | None:
+def quantize_config(bits: int | None, group_size: int | None) -> QuantizeConfig | None:
     """What `--quantize` and `--group-size` ask for.
 
     Raises:
@@ -76,7 +76,7 @@ def merge(module: nn.Module) -> None:
 def write_model(
     folder: Path,
     model: LanguageModel,
-    rounding: QuantizeConfig | None = None,
+    quantize: QuantizeConfig | None = None,
     revision: str | None = None,
 ) -> None:
     """Write weights, config.json and the tokenizer's files.
@@ -84,18 +84,18 @@ def write_model(
     Args:
         folder: where to.
         model: a plain model; a packed one is unpacked in place.
-        rounding: quantizes for mlx-lm.
+        quantize: quantizes for mlx-lm.
         revision: of a model on the Hub, for the files that are copied from there.
     """
     module = mlxlm.dequantize_model(model.module)
-    details = dense_config(model.config, module)
-    if rounding is not None:
+    config = dense_config(model.config, module)
+    if quantize is not None:
         with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints its bits per weight
-            module, details = mlxlm.quantize_model(
-                module, details, rounding.group_size, rounding.bits
+            module, config = mlxlm.quantize_model(
+                module, config, quantize.group_size, quantize.bits
             )
     mlxlm.save_model(folder, module)
-    mlxlm.save_config(details, folder / "config.json")
+    mlxlm.save_config(config, folder / "config.json")
     _write_tokenizer(folder, model, revision)
     _copy(model.name, "generation_config.json", folder, revision)
 
@@ -118,8 +118,7 @@ def _write_tokenizer(folder: Path, model: LanguageModel, revision: str | None) -
 
 def _copy(model: str, name: str, folder: Path, revision: str | None) -> bool:
     """Copy one file that a model came with; whether there is one."""
-    place = resolve(model)
-    path = None if Path(place).is_file() else model_file(place, name, revision)
+    path = model_file(model, name, revision)
     if path is not None:
         shutil.copyfile(path, folder / name)
     return path is not None
@@ -127,16 +126,11 @@ def _copy(model: str, name: str, folder: Path, revision: str | None) -> bool:
 
 def dense_config(config: dict[str, Any], module: nn.Module) -> dict[str, Any]:
     """A config.json for unquantized weights, with the type that they have."""
-    details = {key: value for key, value in config.items() if not key.startswith("quantization")}
-    kind = str(details.get("model_type"))
-    if "architectures" not in details and kind in FAMILIES:
-        details["architectures"] = [FAMILIES[kind]]
+    dense = {key: value for key, value in config.items() if not key.startswith("quantization")}
+    kind = str(dense.get("model_type"))
+    if "architectures" not in dense and kind in FAMILIES:
+        dense["architectures"] = [FAMILIES[kind]]
     weight = next(array for _, array in tree_flatten(module.parameters()))
-    details.pop("dtype", None)
-    details["torch_dtype"] = str(weight.dtype).rpartition(".")[2]
-    return details
-
-
-def module_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of an unquantized module's parameters by name."""
-    return {name: array.shape for name, array in tree_flatten(module.parameters())}
+    dense.pop("dtype", None)
+    dense["torch_dtype"] = str(weight.dtype).rpartition(".")[2]
+    return dense

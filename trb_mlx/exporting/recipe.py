@@ -9,9 +9,10 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import load_config, nearest
 from trb_mlx.errors import UserError
 from trb_mlx.exporting.folder import check_replaceable, writing_export
+from trb_mlx.exporting.source import open_run
 from trb_mlx.exporting.trl import trl_recipe
 from trb_mlx.exporting.verl import verl_recipe
-from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
+from trb_mlx.runs.folder import RunFolder
 
 # stack → the file's name, and its text for a run's config and name
 STACKS: Mapping[str, tuple[str, Callable[[Config, str], str]]] = {
@@ -46,9 +47,7 @@ def recipe_place(run: str, stack: str, out: Path | None) -> tuple[RunFolder, Pat
         raise UserError(
             f"--recipe {stack} is not known{nearest(stack, STACKS)} (known: {', '.join(STACKS)})."
         )
-    folder = find_run(run)
-    if folder is None:
-        raise UserError(f"{run} is no run folder (it has no config.yaml){nearest_run(run)}.")
+    folder = open_run(run)
     place = (out or folder.path / "export" / stack).expanduser().absolute()
     check_replaceable(place)
     return folder, place

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
-from trb_mlx.exporting.exports import Exported, Request, check_destination, export_run
+from trb_mlx.exporting.base import license_of
+from trb_mlx.exporting.folder import check_replaceable
+from trb_mlx.exporting.formats import Exported, export_merged, export_mlx_lm, export_peft
 from trb_mlx.exporting.hub import check_repo
 from trb_mlx.exporting.hub import push as upload
-from trb_mlx.exporting.merged import rounding
+from trb_mlx.exporting.merged import quantize_config
+from trb_mlx.exporting.source import open_run, read_source
+from trb_mlx.models.loading import prepare_backend
+
+FORMATS = ("peft", "mlx-lm", "merged")
 
 
 def export(
@@ -50,19 +57,27 @@ def export(
         raise UserError("--public is of a repository made by --push, which was not given.")
     if push:
         check_repo(push)
-    place = Path(out).expanduser() if out else None
-    request = Request(
-        run=str(run),
-        to=to,
-        checkpoint=str(checkpoint),
-        out=place,
-        base=base,
-        quantize=rounding(quantize, group_size),
-        licence=license,
-        shared=push is not None,
-    )
+    rounding = quantize_config(quantize, group_size)
+    if to not in FORMATS:
+        raise UserError(
+            f"--to {to} is no format{nearest(to, FORMATS)} (known: {', '.join(FORMATS)})."
+        )
+    if rounding is not None and to != "merged":
+        raise UserError(f"--quantize is for --to merged, not --to {to}.")
+    folder = open_run(str(run))
+    exports = folder.path.absolute() / "export"
+    place = Path(out).expanduser().absolute() if out else exports / to
+    check_replaceable(place)
     if scratch is not None:
-        check_destination(request)
-        return export_run(replace(request, root=scratch, out=scratch / to))
-    exported = export_run(request)
-    return replace(exported, address=upload(exported.path, push, public)) if push else exported
+        exports, place = scratch, scratch / to
+    prepare_backend()
+    source = read_source(folder, str(checkpoint))
+    license = license or license_of(base or source.config.student.model)
+    if to == "merged":
+        exported = export_merged(source, place, base, license, rounding)
+    else:
+        write = export_peft if to == "peft" else export_mlx_lm
+        exported = write(source, place, exports / "base", base, license, shared=push is not None)
+    if push and scratch is None:
+        exported = replace(exported, address=upload(exported.path, push, public))
+    return exported
