@@ -13,7 +13,8 @@ import numpy as np
 from trb_mlx.config import Config, EvalConfig
 from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.evaluation.evaluator import held_out_rollouts
-from trb_mlx.evaluation.target import Target, generate_text
+from trb_mlx.evaluation.run import generate
+from trb_mlx.evaluation.target import Target
 from trb_mlx.files import read_lines
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
@@ -63,7 +64,7 @@ def measure(pair: Pair, held_out: HeldOut, config: Config) -> Measures:
     reverse_kl = mean_reverse_kl(pair, rollout, ROWS)
     agreement, perplexity = read_texts(pair, held_out.texts)
     target = Target("student", pair.student, config)
-    answers = {q: generate_text(target, q, ANSWER_TOKENS, 0.0, 0, None) for q in QUESTIONS}
+    answers = {q: generate(target, q, max_tokens=ANSWER_TOKENS) for q in QUESTIONS}
     return Measures(reverse_kl, agreement, perplexity, answers)
 
 

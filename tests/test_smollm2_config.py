@@ -12,7 +12,8 @@ from tiny import CHATML
 
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.evaluation.target import generate_text, open_target
+from trb_mlx.evaluation.run import generate
+from trb_mlx.evaluation.target import open_target
 from trb_mlx.runs.folder import locate
 from trb_mlx.training.session import train_run
 
@@ -59,4 +60,4 @@ def test_a_rounded_file_learns_from_itself(changes: dict, tmp_path: Path) -> Non
     assert not any(line["skipped"] for line in lines[1:])
     assert "mlx_lm generate" not in output.getvalue()  # mlx-lm reads no GGUF of ours
     target = open_target(str(folder.path), None, "final")
-    assert isinstance(generate_text(target, "1 + 1?", 4, 0.0, 0, None), str)
+    assert isinstance(generate(target, "1 + 1?", max_tokens=4), str)

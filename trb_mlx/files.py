@@ -227,6 +227,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_digest(value: Any) -> str:
+    """Eight hexadecimal digits of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 

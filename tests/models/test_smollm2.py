@@ -11,7 +11,8 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.config import ModelConfig, QuantizeConfig
 from trb_mlx.config_file import load_config
-from trb_mlx.evaluation.target import Target, generate_text
+from trb_mlx.evaluation.run import generate
+from trb_mlx.evaluation.target import Target
 from trb_mlx.models.loading import LanguageModel, load_model, resolve
 from trb_mlx.models.pair import make_scorer
 
@@ -55,7 +56,7 @@ def test_packed_and_dense_agree(dense: LanguageModel) -> None:
 def test_it_answers(dense: LanguageModel) -> None:
     config = load_config(None, [("teacher.model", NAME), ("student.model", NAME)])
     target = Target(NAME, make_scorer(dense), config)
-    answer = generate_text(target, "What is the capital of France?", 16, 0.0, 0, None)
+    answer = generate(target, "What is the capital of France?", max_tokens=16)
     assert answer == "The capital of France is Paris."
 
 

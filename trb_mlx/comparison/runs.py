@@ -18,9 +18,16 @@ from trb_mlx.data.context import longest_prompt
 from trb_mlx.data.held_out import held_out_prompts, split_prompts
 from trb_mlx.errors import UserError, reading
 from trb_mlx.evaluation.held_out import evaluate_target
-from trb_mlx.evaluation.result_folder import digest
 from trb_mlx.evaluation.target import best_step, open_target
-from trb_mlx.files import disk_errors, json_line, locked, read_lines, read_metrics, write_text
+from trb_mlx.files import (
+    disk_errors,
+    json_digest,
+    json_line,
+    locked,
+    read_lines,
+    read_metrics,
+    write_text,
+)
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.runs.data import check_digests, has_same_files
 from trb_mlx.runs.folder import RunFolder, locate
@@ -112,7 +119,7 @@ def check_data(spec: CompareSpec, run: PlannedRun) -> None:
     outcome = _outcome_path(spec, folder)
     if outcome.exists():
         prompts = held_out_prompts(_with_problems(spec, kept), tokenizer, say_nothing)
-        now = [digest(prompt.text) for prompt in prompts[kept.eval.prompts :]]
+        now = [json_digest(prompt.text) for prompt in prompts[kept.eval.prompts :]]
         for found in json.loads(outcome.read_text(encoding="utf-8")).values():
             lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
             if [line.get("key") for line in lines] != now:
@@ -166,7 +173,7 @@ def _read_outcome(spec: CompareSpec, run: PlannedRun, folder: RunFolder, path: P
 
 def _outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
     """Other evaluation settings are another outcome of the same training."""
-    return folder.path / f"outcome-{digest([spec.problems, spec.samples])}.json"
+    return folder.path / f"outcome-{json_digest([spec.problems, spec.samples])}.json"
 
 
 def _trained_steps(folder: RunFolder) -> int:

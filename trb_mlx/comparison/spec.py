@@ -14,7 +14,7 @@ from trb_mlx.config import Config, Count, Place, PositiveInt, Section
 from trb_mlx.config_file import find_config, load_config, nearest, parse_section, read_yaml
 from trb_mlx.data.held_out import with_held_out
 from trb_mlx.errors import UserError
-from trb_mlx.evaluation.result_folder import digest
+from trb_mlx.files import json_digest
 
 # The sections of a method's file that make the method; what else it holds is not read here.
 METHOD_SECTIONS = ("behavior", "target", "loss")
@@ -234,7 +234,7 @@ def _planned(
     # Without defaults, so that a key that a later version adds leaves the names as they are; a
     # default that changes is found out by the check of a resumed run.
     content = config.model_dump(mode="json", exclude={"run"}, exclude_defaults=True)
-    name = f"{variant.replace(' ', '-').replace('=', '')}-s{seed}-{digest(content)}"
+    name = f"{variant.replace(' ', '-').replace('=', '')}-s{seed}-{json_digest(content)}"
     place = {"dir": str(folder / "runs"), "name": name, "adapter_path": None}
     run = config.run.model_copy(update=place)
     return PlannedRun(name, method, variant, seed, config.model_copy(update={"run": run}))

@@ -18,9 +18,9 @@ from trb_mlx.errors import UserError
 from trb_mlx.evaluation.evaluator import NONE_RIGHT, as_drawn, truncation_warning
 from trb_mlx.evaluation.intervals import Interval
 from trb_mlx.evaluation.problems import Task, run_task, summarize
-from trb_mlx.evaluation.result_folder import Line, ResultFolder, digest
+from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
-from trb_mlx.files import locked
+from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
 from trb_mlx.runs.data import check_digests, chooses_the_same
 from trb_mlx.types import Prompt, Say, say_nothing
@@ -193,7 +193,7 @@ def _settings(target: Target, task: Task) -> dict[str, Any]:
         "source": None if source is None else source.model_dump(mode="json"),
         "problems": len(problems),
         "first_problem": task.prompts[0].index,
-        "problems_digest": digest(problems),
+        "problems_digest": json_digest(problems),
         "samples": task.config.samples,
         "temperature": task.config.temperature,
         "top_p": task.config.top_p,

@@ -14,7 +14,8 @@ from trb_mlx.evaluation.distances import NAMES, distance_sums
 from trb_mlx.evaluation.evaluator import answer_rewards, held_out_rollouts
 from trb_mlx.evaluation.intervals import Interval, bootstrap_mean, bootstrap_ratio, bootstrap_share
 from trb_mlx.evaluation.passk import pass_at_k
-from trb_mlx.evaluation.result_folder import Line, ResultFolder, digest
+from trb_mlx.evaluation.result_folder import Line, ResultFolder
+from trb_mlx.files import json_digest
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.types import Prompt, Rollout
 
@@ -111,7 +112,7 @@ def _evaluate(task: Task, prompts: Sequence[Prompt], verifier: Verifier) -> list
         rows = slice(place * samples, (place + 1) * samples)
         line: Line = {
             "problem": prompt.index,
-            "key": digest(prompt.text),
+            "key": json_digest(prompt.text),
             "answer": prompt.answer,
             "rewards": None if prompt.answer is None else rewards[rows].astype(int).tolist(),
             "lengths": rollout.lengths[rows].tolist(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -11,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.errors import UserError, reading
-from trb_mlx.files import append_lines, disk_errors, json_text, read_lines, write_lines, write_text
+from trb_mlx.files import (
+    append_lines,
+    disk_errors,
+    json_digest,
+    json_text,
+    read_lines,
+    write_lines,
+    write_text,
+)
 
 Line = dict[str, Any]
 
@@ -28,7 +35,7 @@ class ResultFolder:
         Raises:
             UserError: it cannot be written, or holds other settings.
         """
-        self.path = parent / f"{_slug(name)}-n{settings['samples']}-{digest(settings)}"
+        self.path = parent / f"{_slug(name)}-n{settings['samples']}-{json_digest(settings)}"
         kept = self.path / "settings.json"
         with reading(f"evaluation folder {self.path}"):
             if not kept.exists():
@@ -92,12 +99,6 @@ def _is_line(line: Line, samples: int, names: set[str]) -> bool:
             for value in column
         )
     )
-
-
-def digest(settings: Any) -> str:
-    """Eight hexadecimal digits of anything JSON can hold."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _slug(name: str) -> str:

@@ -11,12 +11,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
+from trb_mlx.data.prompts import make_formatter
+from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import Evaluation, evaluate_target
-from trb_mlx.evaluation.target import Target, generate_text, open_target
+from trb_mlx.evaluation.target import Target, open_target
+from trb_mlx.rollout.sampler import sample
+from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.folder import find_run
 from trb_mlx.text import say as print_line
-from trb_mlx.types import Say
+from trb_mlx.types import Job, Prompt, RolloutKey, Sampling, Say, say_nothing
 
 
 def evaluate(
@@ -110,7 +114,7 @@ def generate(
     adapter_path: str | Path | None = None,
     checkpoint: str | int = "final",
     max_prompt_tokens: int | None = None,
-    say: Say | None = None,
+    say: Say = say_nothing,
 ) -> str:
     """Answer one prompt with a run or a model.
 
@@ -143,4 +147,22 @@ def generate(
         changes = [("prompt.system", system_prompt)] if system_prompt else []
         adapter = None if adapter_path is None else str(adapter_path)
         target = open_target(str(target), adapter, str(checkpoint), changes)
-    return generate_text(target, prompt, max_tokens, temperature, seed, max_prompt_tokens, say)
+    if not prompt.strip():
+        raise UserError("--prompt is empty; expected some text.")
+    scorer, config = target.scorer, target.config
+    format_example = make_formatter(config.prompt, scorer.model.tokenizer)
+    text, tokens = format_example(Example(prompt))
+    for sentence in format_example.notes.sentences():
+        say(sentence)
+    context = scorer.model.context
+    longest = max_prompt_tokens or config.data.max_prompt_tokens
+    if context is not None:
+        longest = min(longest, context - 1)
+    if len(tokens) > longest:
+        raise UserError(
+            f"--prompt has {len(tokens)} tokens, over the limit of {longest} "
+            "(--max-prompt-tokens or data.max_prompt_tokens, and the model's context)."
+        )
+    job = Job(Prompt(0, text, tuple(tokens)), RolloutKey(seed, 0, 0, 0))
+    rollout = sample(scorer, [job], Sampling(max_tokens, 1, temperature))
+    return response_texts(scorer, rollout)[0]

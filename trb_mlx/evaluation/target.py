@@ -1,4 +1,4 @@
-"""A run or a model, opened for use, and one answer of it."""
+"""A run or a model, opened for use."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ from trb_mlx.adapters.apply import load_adapter
 from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshots
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
-from trb_mlx.data.prompts import make_formatter
-from trb_mlx.data.sources import Example
 from trb_mlx.errors import UserError
 from trb_mlx.files import file_digest, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, make_pair, make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
-from trb_mlx.rollout.sampler import Sampling, sample
-from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
-from trb_mlx.types import Job, Prompt, RolloutKey, Say
 
 Changes = Sequence[tuple[str, Any]]
 
@@ -76,32 +71,25 @@ def open_target(
             raise UserError(f"run {target} does not exist{nearest_run(target)}.")
         if checkpoint != "final":
             raise UserError(f"--checkpoint {checkpoint} needs a run folder, and {target} is none.")
-        config = load_config(None, [*_model_keys(target), *changes])
+        models = [("teacher.model", target), ("student.model", target)]
+        config = load_config(None, [*models, *changes])
     else:
         config = load_config(str(folder.config), changes)
     model = load_model(config.student)
     pair = make_pair(model, teacher or load_model(config.teacher)) if with_teacher else None
-    weights = _adapter_weights(adapter_path, folder, checkpoint)
+    weights = None
+    if adapter_path is not None:
+        weights = Path(adapter_path).expanduser() / WEIGHTS
+    elif folder is not None:
+        weights = adapter_file(folder, checkpoint)
     stops: Sequence[int] = ()
     if weights is not None:
         stops = load_adapter(model, weights.parent, weights)
     scorer = pair.student if pair else make_scorer(model, stops)
     for each in (pair.student, pair.teacher) if pair else (scorer,):
         make_decoder(each)  # refuses a model that is wrong without a cache, or with one
-    digest = None if weights is None else file_digest(weights)
-    return Target(target, scorer, config, pair, folder, digest)
-
-
-def _model_keys(model: str) -> Changes:
-    return [("teacher.model", model), ("student.model", model)]
-
-
-def _adapter_weights(
-    adapter_path: str | None, folder: RunFolder | None, checkpoint: str
-) -> Path | None:
-    if adapter_path is not None:
-        return Path(adapter_path).expanduser() / WEIGHTS
-    return None if folder is None else adapter_file(folder, checkpoint)
+    adapter = None if weights is None else file_digest(weights)
+    return Target(target, scorer, config, pair, folder, adapter)
 
 
 def adapter_file(folder: RunFolder, checkpoint: str) -> Path:
@@ -135,48 +123,3 @@ def best_step(folder: RunFolder) -> int:
         if later:
             return -max(later)[1]
     raise UserError(f"--checkpoint best: {folder.path} has no evaluation yet.")
-
-
-def generate_text(
-    target: Target,
-    prompt: str,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    limit: int | None,
-    say: Say | None = None,
-) -> str:
-    """One answer, without its stop token.
-
-    Args:
-        target: the model.
-        prompt: the user's text, put into the target's prompt format.
-        max_tokens: the longest answer.
-        temperature: τ; 0 takes the likeliest token.
-        seed: of the draws.
-        limit: the longest prompt in tokens (default: `data.max_prompt_tokens`).
-        say: takes a sentence on what the chat template did to the prompt.
-
-    Raises:
-        UserError: an empty prompt, or one over the limit or the model's context.
-    """
-    if not prompt.strip():
-        raise UserError("--prompt is empty; expected some text.")
-    scorer, config = target.scorer, target.config
-    format_example = make_formatter(config.prompt, scorer.model.tokenizer)
-    text, tokens = format_example(Example(prompt))
-    if say is not None:
-        for sentence in format_example.notes.sentences():
-            say(sentence)
-    context = scorer.model.context
-    longest = limit or config.data.max_prompt_tokens
-    if context is not None:
-        longest = min(longest, context - 1)
-    if len(tokens) > longest:
-        raise UserError(
-            f"--prompt has {len(tokens)} tokens, over the limit of {longest} "
-            "(--max-prompt-tokens or data.max_prompt_tokens, and the model's context)."
-        )
-    job = Job(Prompt(0, text, tuple(tokens)), RolloutKey(seed, 0, 0, 0))
-    rollout = sample(scorer, [job], Sampling(max_tokens, 1, temperature))
-    return response_texts(scorer, rollout)[0]
