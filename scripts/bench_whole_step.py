@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -20,15 +19,16 @@ from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive, Fixed
 from trb_mlx.rollout.sampler import sample_blended
 from trb_mlx.training.objective import Objective
+from trb_mlx.training.rollouts import RolloutSampler
 from trb_mlx.training.step import Stepper
-from trb_mlx.training.work import TrainingWork
+from trb_mlx.training.trainer import Trainer
 from trb_mlx.types import Sampling
 
 Row = dict[str, Any]
 
 
-def make_work(pair: Pair, kind: str, budget: float, rows: int, draft_length: Any) -> TrainingWork:
-    """The work of a run with `rows` rollouts a step, its adapters already in place."""
+def make_trainer(pair: Pair, kind: str, budget: float, rows: int, draft_length: Any) -> Trainer:
+    """The trainer of a run with `rows` rollouts a step, its adapters already in place."""
     config = Config.model_validate(
         {
             "teacher": {"model": "t"},
@@ -41,10 +41,10 @@ def make_work(pair: Pair, kind: str, budget: float, rows: int, draft_length: Any
     module = pair.student.model.module
     stepper = Stepper(module, Objective(config.loss, pair), config.train)
     prompts = [job.prompt for job in make_jobs(pair, 256, 0)]
-    behavior = make_behavior(config.behavior)
-    work = TrainingWork(config, pair, prompts, behavior, stepper, lambda rollout: [])
-    work.draft_length = draft_length
-    return work
+    sampler = RolloutSampler(config, pair, prompts)
+    sampler.draft_length = draft_length
+    evaluator: Any = None
+    return Trainer(config, sampler, stepper, evaluator, lambda rollout: [])
 
 
 def compare_steps(pair: Pair, budget: float, rows: int, repeats: int, costs: Any) -> Row:
@@ -53,15 +53,16 @@ def compare_steps(pair: Pair, budget: float, rows: int, repeats: int, costs: Any
     The bound divides the rollout of a step that asks token by token.
     """
     add_lora(pair.student.model.module, Config.model_fields["lora"].default, seed=0)
-    works = {
-        "vanilla": make_work(pair, "vanilla", budget, rows, None),
-        "single": make_work(pair, "fixed", budget, rows, Fixed(1)),
-        "trb": make_work(pair, "fixed", budget, rows, Adaptive(costs)),
+    trainers = {
+        "vanilla": make_trainer(pair, "vanilla", budget, rows, None),
+        "single": make_trainer(pair, "fixed", budget, rows, Fixed(1)),
+        "trb": make_trainer(pair, "fixed", budget, rows, Adaptive(costs)),
     }
-    parts: dict[str, list[Row]] = {name: [] for name in works}
+    parts: dict[str, list[Row]] = {name: [] for name in trainers}
     for turn in range(repeats + 1):
-        for name, work in works.items():
-            metrics = work.train(turn, nullcontext).metrics
+        for name, trainer in trainers.items():
+            metrics = trainer.train_step().metrics
+            trainer.step += 1
             if turn:
                 parts[name].append(metrics)
     return {

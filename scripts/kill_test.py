@@ -42,7 +42,7 @@ AIMS = {
     "start: after the config is kept": ("trb_mlx.training.session", "write_config", 1, True),
     "evaluation, the first": ("trb_mlx.evaluation.evaluator", "held_out_rollouts", 1, True),
     "evaluation, a later one": ("trb_mlx.evaluation.evaluator", "held_out_rollouts", 3, True),
-    "rollout, at its begin": ("trb_mlx.training.work", "sample_blended", 2, False),
+    "rollout, at its begin": ("trb_mlx.training.rollouts", "sample_blended", 2, False),
     "rollout, amid its rounds": ("trb_mlx.rollout.draft_length", "Adaptive.observe", 9, True),
     "update, before it is applied": ("trb_mlx.training.step", "Stepper._apply", 2, False),
     "update, after it was applied": ("trb_mlx.training.step", "Stepper._apply", 3, True),

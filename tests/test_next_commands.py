@@ -11,7 +11,7 @@ from tiny import CHATML, make_model
 from trb_mlx.config_file import load_config
 from trb_mlx.models.loading import load_model
 from trb_mlx.runs.folder import RunFolder
-from trb_mlx.training.session import next_commands
+from trb_mlx.training.announcement import next_commands
 
 
 @pytest.mark.parametrize("template", [None, CHATML])

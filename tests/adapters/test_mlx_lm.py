@@ -18,7 +18,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
-from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from trb_mlx.runs.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 
@@ -124,12 +124,14 @@ def test_checkpoints_come_back_bit_for_bit_and_old_ones_go(pair: Pair, tmp_path:
         grads = dict(stepper.module.trainable_parameters())
         stepper.optimizer.update(stepper.module, grads)
         kept = {k: np.array(v) for k, v in tree_flatten(stepper.module.trainable_parameters())}
-        save_checkpoint(tmp_path, stepper.module, stepper.optimizer, Progress(step, 1, 2), keep=2)
+        save_checkpoint(
+            tmp_path, stepper.module, stepper.optimizer, TrainingState(step, 1, 2), keep=2
+        )
     assert [path.name for path in checkpoints(tmp_path)] == ["0000002", "0000003"]
     state = {k: np.array(v) for k, v in tree_flatten(stepper.optimizer.state)}
     stepper.optimizer.update(stepper.module, stepper.module.trainable_parameters())
     progress = load_checkpoint(checkpoints(tmp_path)[-1], stepper.module, stepper.optimizer)
-    assert progress == Progress(3, 1, 2)
+    assert progress == TrainingState(3, 1, 2)
     for name, value in tree_flatten(stepper.module.trainable_parameters()):
         np.testing.assert_array_equal(np.array(value), kept[name])
     for name, value in tree_flatten(stepper.optimizer.state):
@@ -138,7 +140,7 @@ def test_checkpoints_come_back_bit_for_bit_and_old_ones_go(pair: Pair, tmp_path:
 
 def test_a_damaged_checkpoint_is_told(pair: Pair, tmp_path: Path) -> None:
     stepper = trained(pair)
-    save_checkpoint(tmp_path, stepper.module, stepper.optimizer, Progress(4), keep=1)
+    save_checkpoint(tmp_path, stepper.module, stepper.optimizer, TrainingState(4), keep=1)
     path = checkpoints(tmp_path)[0]
     (path / "state.json").write_text(json.dumps({"stepp": 4}))
     with pytest.raises(UserError, match="cannot be read"):

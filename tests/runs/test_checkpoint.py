@@ -17,7 +17,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.models.arrays import save_arrays
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
-from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from trb_mlx.runs.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 
@@ -30,7 +30,7 @@ def stepper_of(pair: Pair) -> Stepper:
     return Stepper(module, Objective(LossConfig(), pair), TrainConfig())
 
 
-def saved(stepper: Stepper, folder: Path, progress: Progress, keep: int = 2) -> Path:
+def saved(stepper: Stepper, folder: Path, progress: TrainingState, keep: int = 2) -> Path:
     save_checkpoint(folder, stepper.module, stepper.optimizer, progress, keep)
     return folder / f"{progress.step:07d}"
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
     sentence: str,
 ) -> None:
     stepper = stepper_of(pair)
-    path = saved(stepper, tmp_path, Progress(3))
+    path = saved(stepper, tmp_path, TrainingState(3))
     before = {k: np.array(v) for k, v in tree_flatten(stepper.module.trainable_parameters())}
     arrays = mx.load(str(path / file))
     assert isinstance(arrays, dict)
@@ -104,7 +104,7 @@ def test_a_state_that_does_not_fit_is_refused(
     pair: Pair, tmp_path: Path, values: dict[str, object], sentence: str
 ) -> None:
     stepper = stepper_of(pair)
-    path = saved(stepper, tmp_path, Progress(3))
+    path = saved(stepper, tmp_path, TrainingState(3))
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps(state | values))
     with pytest.raises(UserError, match=sentence) as caught:
@@ -115,10 +115,10 @@ def test_a_state_that_does_not_fit_is_refused(
 def test_skipped_steps_do_not_push_the_last_good_checkpoint_out(pair: Pair, tmp_path: Path) -> None:
     stepper = stepper_of(pair)
     for step, bad in ((1, 0), (2, 0), (3, 1), (4, 2), (5, 3)):
-        saved(stepper, tmp_path, Progress(step, bad))
+        saved(stepper, tmp_path, TrainingState(step, bad))
     assert [int(path.name) for path in checkpoints(tmp_path)] == [2, 4, 5]
     for step in (6, 7):
-        saved(stepper, tmp_path, Progress(step))
+        saved(stepper, tmp_path, TrainingState(step))
     assert [int(path.name) for path in checkpoints(tmp_path)] == [6, 7]
 
 
@@ -127,9 +127,9 @@ def test_a_loaded_state_is_saved_to_the_same_bytes(pair: Pair, tmp_path: Path) -
     stepper = stepper_of(pair)
     stepper.optimizer.learning_rate = mx.array(0.01)
     stepper.optimizer.update(stepper.module, stepper.module.trainable_parameters())
-    path = saved(stepper, tmp_path, Progress(1))
+    path = saved(stepper, tmp_path, TrainingState(1))
     shutil.copytree(path, tmp_path / "first")
     load_checkpoint(path, stepper.module, stepper.optimizer)
-    saved(stepper, tmp_path, Progress(1))
+    saved(stepper, tmp_path, TrainingState(1))
     for file in path.iterdir():
         assert file.read_bytes() == (tmp_path / "first" / file.name).read_bytes()

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from trb_mlx.files import read_lines
 from trb_mlx.text import clock
-from trb_mlx.training.callbacks.progress import Ledger, ProgressHook
+from trb_mlx.training.callbacks.progress import ProgressPrinter
+from trb_mlx.training.callbacks.summary import Summary
 from trb_mlx.training.callbacks.writers import JsonLines, MetricsWriter
 from trb_mlx.types import StepResult
 
@@ -42,18 +43,18 @@ STEPS = [
 ]
 
 
-def told(terminal: bool, every: int = 1) -> str:
+def printed(terminal: bool, every: int = 1) -> str:
     out = io.StringIO()
-    hook = ProgressHook(Console(file=out, force_terminal=terminal, width=100), 2, every)
-    hook.on_start(0)
+    printer = ProgressPrinter(Console(file=out, force_terminal=terminal, width=100), 2, every)
+    printer.on_start(0)
     for result in STEPS:
-        hook.on_step(result)
-    hook.on_end(2)
+        printer.on_step(result)
+    printer.on_end(2)
     return out.getvalue()
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
-    lines = told(terminal=False).splitlines()
+    lines = printed(terminal=False).splitlines()
     assert lines[0] == (
         "evaluation after step 0: pass@1 10.0%, reverse KL 2.000, length 21.5, truncated 25% "
         "(teacher's pass@1 100.0%)"
@@ -62,11 +63,11 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert "| length 30.0 | truncated 12% |" in lines[1]
     assert "pass@1 -, reverse KL 0.400" in lines[3]
     assert lines[4] == "step 2: not finite, update skipped"
-    assert not any(line.startswith("step 1/2") for line in told(False, every=2).splitlines())
+    assert not any(line.startswith("step 1/2") for line in printed(False, every=2).splitlines())
 
 
 def test_a_live_table_on_a_terminal() -> None:
-    text = told(terminal=True)
+    text = printed(terminal=True)
     assert "reverse KL" in text
     assert "2/2" in text
 
@@ -76,29 +77,29 @@ def test_it_is_said_what_begins_before_anything_is_done() -> None:
     for terminal in (False, True):
         out = io.StringIO()
         console = Console(file=out, force_terminal=terminal, width=100)
-        hook = ProgressHook(console, 2, every=1)
-        hook.on_start(0)
-        hook.on_phase("evaluation", 0)
+        printer = ProgressPrinter(console, 2, every=1)
+        printer.on_start(0)
+        printer.on_phase("evaluation", 0)
         time.sleep(0.6 if terminal else 0)  # a live table is drawn four times a second
         text = out.getvalue()
         assert "evaluation after step 0" in text
-        hook.on_step(STEPS[0])
-        hook.on_phase("update", 1)
+        printer.on_step(STEPS[0])
+        printer.on_phase("update", 1)
         time.sleep(0.6 if terminal else 0)
         assert "step 1" in out.getvalue()[len(text) :]
-        hook.on_step(STEPS[1])
+        printer.on_step(STEPS[1])
         before = len(out.getvalue())
-        hook.on_phase("update", 2)
+        printer.on_phase("update", 2)
         assert terminal or len(out.getvalue()) == before  # by now there are lines of steps
-        hook.on_end(1)
+        printer.on_end(1)
 
 
 def warned(*metrics: dict[str, float]) -> list[str]:
     out = io.StringIO()
-    hook = ProgressHook(Console(file=out, width=200), 20, every=20)
-    hook.on_start(0)
+    printer = ProgressPrinter(Console(file=out, width=200), 20, every=20)
+    printer.on_start(0)
     for step, values in enumerate(metrics, start=1):
-        hook.on_step(StepResult(step, values))
+        printer.on_step(StepResult(step, values))
     return [line for line in out.getvalue().splitlines() if "warning" in line]
 
 
@@ -117,12 +118,22 @@ def test_steps_without_any_reward_are_told_once() -> None:
 
 
 def test_the_summary_tells_before_and_after_and_where_time_went() -> None:
-    ledger = Ledger()
+    summary = Summary(begun=time.perf_counter() - 2.0)
+    summary.on_start(0)
     for result in STEPS:
-        ledger.on_step(result)
-    lines = ledger.summary(loading=2.0)
-    assert lines[0] == "reverse KL 2.000 → 0.400"
-    assert "rollout 1:01" in lines[-1]
+        summary.on_step(result)
+    lines = summary.lines()
+    assert lines[:2] == ["reverse KL 2.000 → 0.400", "teacher    100.0%"]
+    assert lines[-1].startswith("time       0:02 (loading 0:02, rollout 1:01")
+
+
+def test_a_resumed_run_s_summary_begins_where_the_run_did() -> None:
+    earlier = [{"step": 0, **STEPS[0].metrics}, {"step": 1, **STEPS[1].metrics}]
+    summary = Summary(time.perf_counter(), earlier)
+    summary.on_start(1)
+    summary.on_step(STEPS[2])
+    lines = summary.lines()
+    assert lines[:2] == ["reverse KL 2.000 → 0.400", "teacher    100.0%"]
 
 
 def test_clock() -> None:
@@ -152,20 +163,20 @@ def test_a_run_that_starts_over_starts_a_new_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_save_is_announced_and_a_closed_terminal_stops_nothing(terminal: bool) -> None:
     out = io.StringIO()
-    hook = ProgressHook(Console(file=out, force_terminal=terminal, width=100), 2, 1)
-    hook.on_start(0)
-    hook.on_step(STEPS[1])
-    hook.on_stop(1)
+    printer = ProgressPrinter(Console(file=out, force_terminal=terminal, width=100), 2, 1)
+    printer.on_start(0)
+    printer.on_step(STEPS[1])
+    printer.on_stop(1)
     assert "saving step 1…" in out.getvalue()
-    hook.on_end(1)
+    printer.on_end(1)
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(errno.EIO, "Input/output error")
 
-    hook = ProgressHook(Console(file=Gone(), width=100), 2, 1)
-    hook.on_start(0)
+    printer = ProgressPrinter(Console(file=Gone(), width=100), 2, 1)
+    printer.on_start(0)
     for result in STEPS:
-        hook.on_step(result)
-    hook.on_stop(2)
-    hook.on_end(2)
+        printer.on_step(result)
+    printer.on_stop(2)
+    printer.on_end(2)

@@ -11,7 +11,7 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
 from trb_mlx.runs.folder import RunFolder, write_config
-from trb_mlx.training.resuming import newest_checkpoint, notes
+from trb_mlx.training.resuming import newest_checkpoint, resume_notes
 
 
 def make(**changes: object) -> Config:
@@ -64,10 +64,10 @@ def test_the_newest_checkpoint_is_taken(folder: RunFolder) -> None:
 
 def test_other_batches_with_dropout_are_said_to_draw_other_masks(folder: RunFolder) -> None:
     write_config(folder, make(lora__dropout=0.1))
-    assert len(list(notes(folder, make(lora__dropout=0.1), 4))) == 1
+    assert len(list(resume_notes(folder, make(lora__dropout=0.1), 4))) == 1
     smaller = make(lora__dropout=0.1, train__micro_batch_size=1)
-    first, second = notes(folder, smaller, 4)
+    first, second = resume_notes(folder, smaller, 4)
     assert first == "going on after step 4"
     assert "train.micro_batch_size changed, so the masks of lora.dropout" in second
     write_config(folder, make())
-    assert len(list(notes(folder, make(train__micro_batch_size=1), 4))) == 1
+    assert len(list(resume_notes(folder, make(train__micro_batch_size=1), 4))) == 1

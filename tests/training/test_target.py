@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -25,13 +24,13 @@ from trb_mlx.config import (
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score
 from trb_mlx.training.objective import Objective
+from trb_mlx.training.rollouts import RolloutSampler
 from trb_mlx.training.step import Stepper
-from trb_mlx.training.work import TrainingWork
+from trb_mlx.training.trainer import Trainer
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, Sampling
 
 TEXTS = ["Compute 1+2.", "b", "a longer prompt than the others", "why"]
@@ -181,13 +180,13 @@ def test_a_compiled_loss_is_traced_once_while_scalars_change(pair: Pair) -> None
     assert len(set(values)) == 4
 
 
-def work(
+def make_trainer(
     pair: Pair,
     target: TargetConfig | None = None,
     draft_length: int | Literal["auto"] = 3,
     **behavior: object,
-) -> TrainingWork:
-    """A training step's parts with a behavior policy."""
+) -> Trainer:
+    """A trainer with a behavior policy, and nothing to evaluate or reward with."""
     config = Config(
         teacher=ModelConfig(model="t"),
         student=StudentConfig(model="s"),
@@ -203,8 +202,9 @@ def work(
         add_lora(module, LoraConfig(rank=4), seed=0)
     objective = Objective(config.loss, pair, config.target)
     stepper = Stepper(module, objective, config.train)
-    policy = make_behavior(config.behavior)
-    return TrainingWork(config, pair, PROMPTS, policy, stepper, lambda rollout: [])
+    evaluator: Any = None
+    sampler = RolloutSampler(config, pair, PROMPTS)
+    return Trainer(config, sampler, stepper, evaluator, lambda rollout: [])
 
 
 @pytest.mark.parametrize("cut", ["rollout", "update", "evaluation"])
@@ -219,41 +219,41 @@ def test_a_step_that_is_cut_off_leaves_nothing_behind(
     def fail(*_: object) -> None:
         raise Cut
 
-    made = work(pair, draft_length="auto", kind="trb", budget=0.3)
-    monkeypatch.setattr("trb_mlx.training.work.measured_costs", lambda *_: {1: {1: 1.0, 2: 1.5}})
-    made.train(0, nullcontext)
-    made.rewind(1)
-    drafting = made.drafting
+    trainer = make_trainer(pair, draft_length="auto", kind="trb", budget=0.3)
+    rollouts = "trb_mlx.training.rollouts"
+    monkeypatch.setattr(f"{rollouts}.measured_costs", lambda *_: {1: {1: 1.0, 2: 1.5}})
+    trainer.train_step()
+    trainer.step = 1
+    trainer.rewind()  # nothing to take back
+    drafting = trainer.sampler.drafting
     weights = {k: np.array(v) for k, v in tree_flatten(pair.student.model.module.parameters())}
     assert drafting is not None
     with monkeypatch.context() as patch, pytest.raises(Cut):
         if cut == "rollout":  # after its last round
-            patch.setattr(
-                "trb_mlx.training.work.sample_blended", lambda *a: sample_blended(*a) and fail()
-            )
+            patch.setattr(f"{rollouts}.sample_blended", lambda *a: sample_blended(*a) and fail())
         elif cut == "update":
-            patch.setattr(made.stepper, "update", fail)
-        made.train(1, nullcontext)
-        assert made.drafting != drafting
+            patch.setattr(trainer.stepper, "update", fail)
+        trainer.train_step()
+        assert trainer.sampler.drafting != drafting
         raise Cut
-    made.rewind(1)
-    assert made.drafting == drafting
+    trainer.rewind()
+    assert trainer.sampler.drafting == drafting
     for name, value in tree_flatten(pair.student.model.module.parameters()):
         np.testing.assert_array_equal(np.array(value), weights[name])
 
 
 def test_a_temperature_warm_up_is_vanilla_bit_for_bit_once_over(pair: Pair) -> None:
-    vanilla = work(pair, kind="vanilla")
-    warm = work(pair, kind="temperature", start_temperature=0.5, warmup_steps=3)
+    vanilla = make_trainer(pair, kind="vanilla")
+    warm = make_trainer(pair, kind="temperature", start_temperature=0.5, warmup_steps=3)
     for step in (3, 8):
-        one, other = vanilla.roll_out(step), warm.roll_out(step)
+        one, other = vanilla.sampler.sample(step), warm.sampler.sample(step)
         assert one.temperature == other.temperature == 0.9
         np.testing.assert_array_equal(one.tokens, other.tokens)
         for name, values in one.records.arrays().items():
             np.testing.assert_array_equal(values, getattr(other.records, name))
-    early = warm.roll_out(0)
+    early = warm.sampler.sample(0)
     assert early.temperature == 0.45
-    assert early.response(0) != vanilla.roll_out(0).response(0)
+    assert early.response(0) != vanilla.sampler.sample(0).response(0)
     # The records are of the tempered distributions, and the objective scores them as such.
     assert warm.stepper.update(early, 0.0)["logprob_gap"] < 1e-5
 
@@ -261,8 +261,8 @@ def test_a_temperature_warm_up_is_vanilla_bit_for_bit_once_over(pair: Pair) -> N
 @pytest.mark.parametrize("draft_length", [1, 4])
 def test_corrections_of_a_blended_rollout_become_labels(pair: Pair, draft_length: int) -> None:
     saki = TargetConfig(corrections="top_token")
-    parts = work(pair, saki, draft_length, kind="fixed", budget=0.5)
-    rollout = parts.roll_out(0)
+    trainer = make_trainer(pair, saki, draft_length, kind="fixed", budget=0.5)
+    rollout = trainer.sampler.sample(0)
     records, used = rollout.records, rollout.mask
     assert records is not None
     assert 0 < records.corrected[used].mean() < 0.5
@@ -274,16 +274,17 @@ def test_corrections_of_a_blended_rollout_become_labels(pair: Pair, draft_length
         np.testing.assert_array_equal(found, np.where(corrected, top, -1))
         labels.append(found)
     assert (np.concatenate(labels) >= 0).sum() == records.corrected[used].sum()
-    metrics = parts.stepper.update(rollout, 0.0)
+    metrics = trainer.stepper.update(rollout, 0.0)
     assert metrics["loss"] != metrics["reverse_kl"]
 
 
 def test_an_sft_phase_draws_from_the_teacher_and_then_from_the_behavior(pair: Pair) -> None:
-    phased = work(pair, TargetConfig(sft_steps=2), kind="trb", budget=0.2, warmup_steps=9)
-    plain = work(pair, kind="trb", budget=0.2, warmup_steps=9)
-    taught = phased.roll_out(1)
+    phased = make_trainer(pair, TargetConfig(sft_steps=2), kind="trb", budget=0.2, warmup_steps=9)
+    plain = make_trainer(pair, kind="trb", budget=0.2, warmup_steps=9)
+    taught = phased.sampler.sample(1)
     alone = sample(pair.teacher, taught.jobs, Sampling(max_tokens=10, temperature=0.9))
     np.testing.assert_array_equal(taught.tokens, alone.tokens)
-    metrics = phased.train(1, nullcontext).metrics
+    phased.step = 1
+    metrics = phased.train_step().metrics
     assert (metrics["trb/epsilon"], metrics["trb/beta_mean"]) == (0.0, 1.0)
-    np.testing.assert_array_equal(phased.roll_out(2).tokens, plain.roll_out(2).tokens)
+    np.testing.assert_array_equal(phased.sampler.sample(2).tokens, plain.sampler.sample(2).tokens)

@@ -12,7 +12,7 @@ from report.synthetic import PAIR
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
-from trb_mlx.training.callbacks.tracking import CallbackReporter, make_reporters
+from trb_mlx.training.callbacks.tracking import Reporter, make_reporters
 from trb_mlx.types import StepResult
 
 STEPS = [
@@ -47,10 +47,10 @@ class FakeTrackio(types.ModuleType):
 def test_trackio_gets_every_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = FakeTrackio()
     monkeypatch.setitem(sys.modules, "trackio", fake)
-    (hook,) = make_reporters(config("trackio"), tmp_path / "small")
+    (reporter,) = make_reporters(config("trackio"), tmp_path / "small")
     for result in STEPS:
-        hook.on_step(result)
-    hook.on_end(2)
+        reporter.on_step(result)
+    reporter.on_end(2)
     kind, begun = fake.calls[0]
     assert kind == "init"
     assert (begun["project"], begun["name"], begun["resume"]) == ("ours", "small", "allow")
@@ -69,10 +69,10 @@ def test_trackio_takes_what_we_give_it(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "logs"))
     pytest.importorskip("trackio")
     for _ in range(2):
-        (hook,) = make_reporters(config("trackio"), tmp_path / "small")
+        (reporter,) = make_reporters(config("trackio"), tmp_path / "small")
         for result in STEPS:
-            hook.on_step(result)
-        hook.on_end(2)
+            reporter.on_step(result)
+        reporter.on_end(2)
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab", "trackio"])
@@ -111,7 +111,7 @@ def test_callbacks_get_training_and_evaluation_apart() -> None:
         def on_val_loss_report(self, info: dict) -> None:
             seen.append(("val", info))
 
-    reporter = CallbackReporter(Callback())
+    reporter = Reporter(Callback())
     for result in STEPS:
         reporter.on_step(result)
     assert [kind for kind, _ in seen] == ["val", "train", "train", "val"]

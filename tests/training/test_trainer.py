@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Set
+from typing import Any
 
 import pytest
 
 from trb_mlx import interrupts
+from trb_mlx.config_file import load_config
 from trb_mlx.errors import RunError
-from trb_mlx.interrupts import Interrupted, Shield
-from trb_mlx.training.trainer import Cadence, Hook, Trainer, Work
+from trb_mlx.interrupts import Interrupted, shielded
+from trb_mlx.training.callbacks.base import Callback
+from trb_mlx.training.trainer import Trainer
 from trb_mlx.types import Metrics, StepResult
 
+PARTS: Any = [None] * 4  # sampler, stepper, evaluator, rewards
 
-class Log(Hook):
+
+class Log(Callback):
     def __init__(self) -> None:
         self.events: list[tuple[str, int]] = []
         self.during_save = 0  # a signal
@@ -37,27 +43,40 @@ class Log(Hook):
         self.events.append(("end", step))
 
 
-class Fake:
+class Fake(Trainer):
     """Counts updates; may be told to fail, or to be stopped in training or evaluating."""
 
-    def __init__(self, bad: set[int] = frozenset(), kill: tuple[str, int] = ("", 0)) -> None:  # type: ignore[assignment]
-        self.updates = 0
+    def __init__(
+        self,
+        steps: int = 5,
+        every: int = 2,
+        start: int = 0,
+        bad: Set[int] = frozenset(),
+        kill: tuple[str, int] = ("", 0),
+    ) -> None:
+        keys = {"train.steps": steps, "train.max_bad_steps": 2, "eval.every": every}
+        models = {"teacher.model": "t", "student.model": "s"}
+        config = load_config(models | keys | {"run.save_every": 3})
+        self.log = Log()
+        super().__init__(config, *PARTS, [self.log])
+        self.step = self.updates = start
         self.bad = bad
         self.kill = kill
         self.error: Exception | None = None
 
-    def train(self, step: int, shield: Shield) -> StepResult:
-        self.interrupt("train", step + 1)
-        with shield():
-            self.updates = step + 1
-        return StepResult(step + 1, {"skipped": float(step + 1 in self.bad)})
+    def train_step(self) -> StepResult:
+        done = self.step + 1
+        self.interrupt("train", done)
+        with shielded():
+            self.updates = done
+        return StepResult(done, {"skipped": float(done in self.bad)})
 
     def evaluate(self, step: int) -> Metrics:
         self.interrupt("evaluate", step)
         return {"eval": 1.0}
 
-    def rewind(self, updates: int) -> None:
-        self.updates = min(self.updates, updates)
+    def rewind(self) -> None:
+        self.updates = min(self.updates, self.step)
 
     def interrupt(self, where: str, step: int) -> None:
         if self.kill == (where, step):
@@ -65,25 +84,19 @@ class Fake:
                 raise self.error
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def work(self) -> Work:
-        return Work(self.train, self.evaluate, self.rewind)
-
 
 @pytest.fixture(autouse=True)
 def no_earlier_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts._WATCH, "raised", float("-inf"))
 
 
-def run(fake: Fake, steps: int = 5, start: int = 0) -> Log:
-    fake.log = log = Log()  # type: ignore[attr-defined]
-    trainer = Trainer(fake.work(), Cadence(steps, 2, 3, 2), [log])
-    trainer.step = fake.updates = start
+def events(trainer: Fake) -> list[tuple[str, int]]:
     trainer.run()
-    return log
+    return trainer.log.events
 
 
 def test_evaluates_first_at_intervals_and_last_and_saves_with_it() -> None:
-    assert run(Fake()).events == [
+    assert events(Fake()) == [
         ("start", 0),
         ("evaluated", 0),
         ("step", 1),
@@ -100,18 +113,17 @@ def test_evaluates_first_at_intervals_and_last_and_saves_with_it() -> None:
 
 
 def test_goes_on_where_it_stands() -> None:
-    events = run(Fake(), start=3).events
-    assert events[:3] == [("start", 3), ("evaluated", 4), ("save", 4)]
+    assert events(Fake(start=3))[:3] == [("start", 3), ("evaluated", 4), ("save", 4)]
 
 
 def test_a_finished_run_has_nothing_to_do() -> None:
-    assert run(Fake(), start=5).events == [("start", 5), ("end", 5)]
+    assert events(Fake(start=5)) == [("start", 5), ("end", 5)]
 
 
 def test_bad_steps_stop_the_run_only_in_a_row() -> None:
-    run(Fake(bad={1, 3, 5}))
+    Fake(bad={1, 3, 5}).run()
     with pytest.raises(RunError, match="step 4: .* 2 times in a row"):
-        run(Fake(bad={3, 4}))
+        Fake(bad={3, 4}).run()
 
 
 @pytest.mark.parametrize(
@@ -122,12 +134,11 @@ def test_an_interruption_keeps_finished_steps_and_takes_back_others(
 ) -> None:
     fake = Fake(kill=kill)
     with pytest.raises(Interrupted) as caught:
-        run(fake)
+        fake.run()
     assert caught.value.signum == signal.SIGTERM
-    events = fake.log.events  # type: ignore[attr-defined]
-    assert [step for kind, step in events if kind == "save"][-1] == saved
+    assert [step for kind, step in fake.log.events if kind == "save"][-1] == saved
     assert fake.updates == saved
-    assert events[-1] == ("end", saved)
+    assert fake.log.events[-1] == ("end", saved)
 
 
 @pytest.mark.parametrize(
@@ -141,31 +152,31 @@ def test_whatever_ends_a_run_its_last_whole_step_is_saved(
     kill: tuple[str, int], last: list[tuple[str, int]]
 ) -> None:
     """Such as too little memory: the advice is to go on with less."""
-    fake = Fake(kill=kill)
+    fake = Fake(steps=7, start=4, kill=kill)
     fake.error = RuntimeError("out of memory")
     with pytest.raises(RuntimeError, match="out of memory"):
-        run(fake, steps=7, start=4)
-    assert fake.log.events[-len(last) :] == last  # type: ignore[attr-defined]
+        fake.run()
+    assert fake.log.events[-len(last) :] == last
 
 
 def test_signals_do_not_cut_a_save_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "UNWINDING_S", 0.0)
-    fake, log = Fake(kill=("train", 2)), Log()
-    log.during_save = signal.SIGINT
+    fake = Fake(kill=("train", 2))
+    fake.log.during_save = signal.SIGINT
     with pytest.raises(Interrupted):
-        Trainer(fake.work(), Cadence(5, 2, 3, 2), [log]).run()
-    assert log.events[-3:] == [("stop", 1), ("save", 1), ("end", 1)]
+        fake.run()
+    assert fake.log.events[-3:] == [("stop", 1), ("save", 1), ("end", 1)]
 
 
-def test_a_step_that_a_hook_could_not_keep_does_not_count() -> None:
-    class Full(Hook):
+def test_a_step_that_a_callback_could_not_keep_does_not_count() -> None:
+    class Full(Callback):
         def on_step(self, result: StepResult) -> None:
             if result.step == 5:
                 raise OSError("full")
 
-    fake, log = Fake(), Log()
-    trainer = Trainer(fake.work(), Cadence(9, 0, 3, 2), [Full(), log])
+    fake = Fake(steps=9, every=0)
+    fake.callbacks = [Full(), fake.log]
     with pytest.raises(OSError, match="full"):
-        trainer.run()
+        fake.run()
     assert fake.updates == 4
-    assert log.events[-3:] == [("stop", 4), ("save", 4), ("end", 4)]
+    assert fake.log.events[-3:] == [("stop", 4), ("save", 4), ("end", 4)]

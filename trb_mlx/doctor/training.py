@@ -21,7 +21,7 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.sampler import Sampling, sample
 from trb_mlx.rollout.scoring import score
-from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from trb_mlx.runs.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
@@ -54,7 +54,7 @@ def checkpoint() -> Sequence[Finding]:
     going, resumed = (_stepper(tiny_pair(VOCAB, SHARPNESS), "off") for _ in range(2))
     going.update(rollout, RATE)
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), going.module, going.optimizer, Progress(1), keep=1)
+        save_checkpoint(Path(folder), going.module, going.optimizer, TrainingState(1), keep=1)
         path = checkpoints(Path(folder))[-1]
         load_checkpoint(path, resumed.module, resumed.optimizer)
     read = _unequal(_adapters(going), _adapters(resumed)) + _unequal(

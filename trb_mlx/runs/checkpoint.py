@@ -20,7 +20,7 @@ from trb_mlx.models.arrays import load_arrays, save_arrays
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingState:
     """The counters of a run: finished updates, skipped in a row, skipped in all.
 
     `drafting` is what the choice of draft lengths was found to depend on.
@@ -33,7 +33,7 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: optim.Optimizer, progress: Progress, keep: int
+    folder: Path, module: nn.Module, optimizer: optim.Optimizer, progress: TrainingState, keep: int
 ) -> None:
     """Write `folder/STEP/` and remove all but the newest `keep`.
 
@@ -74,7 +74,7 @@ def clear_drafts(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -> Progress:
+def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -> TrainingState:
     """Put a checkpoint's adapters and optimizer state in place.
 
     Raises:
@@ -82,7 +82,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -
             not finite.
     """
     try:
-        progress = Progress(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        progress = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         weights = load_arrays(path / "adapters.safetensors")
         state = load_arrays(path / "optimizer.safetensors")
     except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
@@ -105,7 +105,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -
 _WAY_OUT = "remove it to go on from the one before."
 
 
-def _progress_trouble(progress: Progress, path: Path) -> str | None:
+def _progress_trouble(progress: TrainingState, path: Path) -> str | None:
     counts = {name: getattr(progress, name) for name in ("step", "bad_steps", "skipped")}
     for name, value in counts.items():
         if type(value) is not int or value < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,12 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import flatten, load_config
 from trb_mlx.errors import UserError
 from trb_mlx.files import read_metrics
-from trb_mlx.runs.checkpoint import Progress, checkpoints, load_checkpoint
+from trb_mlx.runs.checkpoint import checkpoints, load_checkpoint
 from trb_mlx.runs.folder import MEMORY_KEYS, RunFolder
-from trb_mlx.training.step import Stepper
-from trb_mlx.training.work import TrainingWork
+from trb_mlx.training.trainer import Trainer
 
 
-def take_up(folder: RunFolder, config: Config, stepper: Stepper, work: TrainingWork) -> Progress:
+def resume_from(folder: RunFolder, trainer: Trainer) -> None:
     """Put the newest checkpoint in place; a run that has saved nothing yet begins again.
 
     Raises:
@@ -24,18 +24,15 @@ def take_up(folder: RunFolder, config: Config, stepper: Stepper, work: TrainingW
     """
     newest = newest_checkpoint(folder)
     if newest is None:
-        return Progress(0)
-    progress = load_checkpoint(newest, stepper.module, stepper.optimizer)
-    stepper.updates, stepper.skipped = progress.step, progress.skipped
-    if config.rollout.draft_length == "auto":
-        try:
-            work.drafting = progress.drafting
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"checkpoint {newest}: state.json's drafting is damaged; remove the checkpoint to "
-                "go on from the one before."
-            ) from error
-    return progress
+        return
+    state = load_checkpoint(newest, trainer.stepper.module, trainer.stepper.optimizer)
+    try:
+        trainer.restore(state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"checkpoint {newest}: state.json's drafting is damaged; remove the checkpoint to "
+            "go on from the one before."
+        ) from error
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
@@ -44,14 +41,14 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     Raises:
         UserError: something was saved, and its checkpoint is gone.
     """
-    found = checkpoints(folder.checkpoints)
-    if found:
-        return found[-1]
-    kept = load_config(str(folder.config))
-    saves = [kept.train.steps, kept.run.save_every, *([kept.eval.every] if kept.eval.every else [])]
+    saved = checkpoints(folder.checkpoints)
+    if saved:
+        return saved[-1]
+    config = load_config(str(folder.config))
+    first_save = min(config.train.steps, config.run.save_every, config.eval.every or math.inf)
     lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     # Adapters are written behind their checkpoint, and the next step's line behind both.
-    if (folder.adapter_path / WEIGHTS).exists() or any(line["step"] > min(saves) for line in lines):
+    if (folder.adapter_path / WEIGHTS).exists() or any(line["step"] > first_save for line in lines):
         raise UserError(
             f"run {folder.path} has been trained, and nothing is in {folder.checkpoints} to go on "
             "from; put its checkpoints back, or choose another --name to begin again."
@@ -59,8 +56,8 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     return None
 
 
-def notes(folder: RunFolder, config: Config, step: int) -> Iterator[str]:
-    """What differs from an uninterrupted run."""
+def resume_notes(folder: RunFolder, config: Config, step: int) -> Iterator[str]:
+    """Where a resumed run goes on, and what differs from an uninterrupted one."""
     yield f"going on after step {step}"
     kept, given = flatten(load_config(str(folder.config))), flatten(config)
     changed = [key for key in MEMORY_KEYS if kept.get(key) != given[key]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +13,7 @@ from mlx.utils import tree_map
 
 from trb_mlx.config import TrainConfig
 from trb_mlx.errors import UserError
-from trb_mlx.interrupts import Shield
+from trb_mlx.interrupts import shielded
 from trb_mlx.models.loading import can_compile
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.training.objective import Objective
@@ -44,7 +43,7 @@ class Stepper:
         self.optimizer.init(module.trainable_parameters())
         self.compiled = use_compile(config.compile)
         self._config = config
-        self._objective = objective
+        self.objective = objective
         self._grad = self._make_grad(objective.loss)
         self._before: Any = None
         self.updates = 0
@@ -58,15 +57,14 @@ class Stepper:
         state = [self.module.state, mx.random.state]
         return mx.compile(grad, inputs=state, outputs=state)
 
-    def update(
-        self, rollout: Rollout, learning_rate: float, shield: Shield = nullcontext
-    ) -> Metrics:
+    def update(self, rollout: Rollout, learning_rate: float) -> Metrics:
         """Accumulate gradients over the whole rollout and apply one update.
+
+        Signals are held back while parameters change.
 
         Args:
             rollout: finished rollouts with the teacher's records filled in.
             learning_rate: of this step.
-            shield: holds signals back while parameters change.
 
         Returns:
             `loss` and `reverse_kl` (nats a token), `grad_norm` before clipping, `logprob_gap`
@@ -76,7 +74,7 @@ class Stepper:
         self.module.train()
         (loss, measures), grads = self._accumulate(rollout)
         self.module.eval()
-        with shield():
+        with shielded():
             sums = {"loss": loss, "reverse_kl": loss} | measures
             return self._apply(grads, sums, learning_rate)
 
@@ -96,7 +94,7 @@ class Stepper:
             if packed.ids.shape != shape:
                 mx.clear_cache()  # buffers of another shape would lie idle
             shape = packed.ids.shape
-            batch = self._objective.batch(rollout, packed, total)
+            batch = self.objective.batch(rollout, packed, total)
             mx.async_eval(batch)  # type: ignore[no-untyped-call]
             part = self._grad(batch)
             sums = part if sums is None else tree_map(mx.add, sums, part)

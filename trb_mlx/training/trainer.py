@@ -1,86 +1,49 @@
-"""Cadence only: when to evaluate, roll out, update and save. Knows no formula and no file."""
+"""The trainer: rolls out, updates, evaluates and saves on time, and calls callbacks back."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+import mlx.core as mx
+
+from trb_mlx.config import Config
 from trb_mlx.errors import RunError
-from trb_mlx.interrupts import Interrupted, Shield, shielded, watching
-from trb_mlx.types import Metrics, StepResult
-
-Phase = Literal["update", "evaluation"]
-
-
-class Hook:
-    """What may listen to a run. Every method is optional; steps count finished updates."""
-
-    def on_start(self, step: int) -> None:
-        """The run begins, or goes on, after `step` finished updates."""
-
-    def on_phase(self, phase: Phase, step: int) -> None:
-        """The update that makes `step` of them begins, or the evaluation after `step` updates."""
-
-    def on_step(self, result: StepResult) -> None:
-        """A step and its evaluation, if it had one, are done (step 0: evaluation alone)."""
-
-    def on_stop(self, step: int) -> None:
-        """The run is cut off, and its state after `step` updates is saved before it ends."""
-
-    def on_save(self, step: int) -> None:
-        """The state after `step` updates is to be kept."""
-
-    def on_end(self, step: int) -> None:
-        """The run is over after `step` updates, finished or interrupted."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a trainer calls, given the number of finished updates.
-
-    Attributes:
-        train: roll out and apply one more update, the update itself under the given shield;
-            its metrics hold `skipped`.
-        evaluate: metrics on held-out prompts; called before the first update with 0.
-        rewind: take back whatever came of an update that the given count does not include.
-    """
-
-    train: Callable[[int, Shield], StepResult]
-    evaluate: Callable[[int], Metrics]
-    rewind: Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """Counts of updates: in all, between evaluations (0: only at both ends), between saves."""
-
-    steps: int
-    eval_every: int
-    save_every: int
-    max_bad_steps: int
-
-    def evaluates(self, step: int) -> bool:
-        """Whether the state after `step` updates is evaluated."""
-        return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
-
-    def saves(self, step: int) -> bool:
-        """Whether the state after `step` updates is kept."""
-        return self.evaluates(step) or step % self.save_every == 0
+from trb_mlx.evaluation.evaluator import Evaluator
+from trb_mlx.interrupts import Interrupted, shielded, watching
+from trb_mlx.ops.schedules import learning_rate
+from trb_mlx.runs.checkpoint import TrainingState
+from trb_mlx.training.callbacks.base import Callback
+from trb_mlx.training.metrics import reward_metrics, rollout_metrics
+from trb_mlx.training.rollouts import RolloutSampler
+from trb_mlx.training.step import Stepper
+from trb_mlx.types import Metrics, Rollout, StepResult
 
 
 class Trainer:
-    """Runs `work` from where it stands to the end and tells the hooks."""
+    """Trains a student from `step` finished updates to `train.steps`. Knows no formula, no file."""
 
-    def __init__(self, work: Work, cadence: Cadence, hooks: Sequence[Hook]) -> None:
-        """Nothing runs yet."""
-        self._work = work
-        self._cadence = cadence
-        self.hooks = hooks
-        self._saved = 0
+    def __init__(
+        self,
+        config: Config,
+        sampler: RolloutSampler,
+        stepper: Stepper,
+        evaluator: Evaluator,
+        rewards: Callable[[Rollout], list[float]],
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """`rewards` gives 1 or 0 for each rollout that has a gold answer."""
+        self.config = config
+        self.sampler = sampler
+        self.stepper = stepper
+        self.evaluator = evaluator
+        self.rewards = rewards
+        self.callbacks = callbacks
         self.step = 0  # finished updates
         self.bad_steps = 0  # skipped in a row
+        self._saved = 0
 
     def run(self) -> None:
         """Go on from `step` to the last update.
@@ -93,64 +56,106 @@ class Trainer:
         with watching():
             self._saved = self.step
             try:
-                self._tell("on_start", self.step)
+                self._call("on_start", self.step)
                 if self.step == 0:
-                    self._finish(StepResult(0, self._evaluate(0)))
-                while self.step < self._cadence.steps:
-                    self._advance()
+                    self._finish(StepResult(0, self.evaluate(0)))
+                while self.step < self.config.train.steps:
+                    result = self.train_step()
+                    if self._evaluates(result.step):
+                        result.metrics |= self.evaluate(result.step)
+                    self._finish(result)
             except BaseException as error:
                 # What made a run fail may make its save fail too, and is what there is to say.
                 quiet = nullcontext() if isinstance(error, Interrupted) else suppress(Exception)
                 with shielded(), quiet:
-                    self._save_last()
+                    self.rewind()
+                    if self.step > self._saved:
+                        self._call("on_stop", self.step)
+                        self._save()
                 raise
             finally:
                 with shielded():
-                    self._tell("on_end", self.step)
+                    self._call("on_end", self.step)
 
-    def _save_last(self) -> None:
-        """Save the last whole step where that has not been done yet."""
-        self._work.rewind(self.step)
-        if self.step > self._saved:
-            self._tell("on_stop", self.step)
-            self._save()
+    def train_step(self) -> StepResult:
+        """Roll out, score, update and reward: one more update than `step`, not counted yet."""
+        step, train = self.step, self.config.train
+        self._call("on_phase", "update", step + 1)
+        mx.reset_peak_memory()
+        # Dropout is the only thing that draws from MLX's own state, and a resumed run has none.
+        mx.random.seed((train.seed * 1_000_003 + step) % 2**63)
+        begun = time.perf_counter()
+        rollout = self.sampler.sample(step)
+        mx.clear_cache()  # what the caches held is of other shapes than what the update needs
+        sampled = time.perf_counter()
+        rate = learning_rate(step, train.learning_rate, train.lr_warmup_steps)
+        metrics = self.stepper.update(rollout, rate)
+        updated = time.perf_counter()
+        rewards = self.rewards(rollout)
+        metrics["skipped_updates"] = float(self.stepper.skipped)
+        metrics |= rollout_metrics(rollout, self.sampler.budget(step)) | reward_metrics(rewards)
+        ended = time.perf_counter()
+        metrics |= {
+            "tokens_per_second": float(rollout.lengths.sum()) / (ended - begun),
+            "time/rollout_s": sampled - begun,
+            "time/update_s": updated - sampled,
+            "time/reward_s": ended - updated,
+            "memory/peak_gb": mx.get_peak_memory() / 2**30,
+        }
+        return StepResult(step + 1, metrics, rollout, rewards)
 
-    def _save(self) -> None:
-        self._tell("on_save", self.step)
-        self._saved = self.step
+    def evaluate(self, step: int) -> Metrics:
+        """Metrics on held-out prompts after `step` updates, before the first the teacher's too."""
+        self._call("on_phase", "evaluation", step)
+        begun = time.perf_counter()
+        metrics = self.evaluator.student()
+        if step == 0 and self.config.eval.teacher:
+            metrics |= self.evaluator.teacher()
+        return metrics | {"time/eval_s": time.perf_counter() - begun}
 
-    def _advance(self) -> None:
-        """One update, its evaluation and its events."""
-        done = self.step + 1
-        self._begin("update", done)
-        result = self._work.train(self.step, shielded)
-        if self._cadence.evaluates(done):
-            result.metrics.update(self._evaluate(done))
-        self._finish(result)
-
-    def _evaluate(self, step: int) -> Metrics:
-        self._begin("evaluation", step)
-        return self._work.evaluate(step)
-
-    def _begin(self, phase: Phase, step: int) -> None:
-        for hook in self.hooks:
-            hook.on_phase(phase, step)
+    def _evaluates(self, step: int) -> bool:
+        every = self.config.eval.every  # 0: only at both ends
+        return step == self.config.train.steps or bool(every and step % every == 0)
 
     def _finish(self, result: StepResult) -> None:
+        """Count a step once every callback has it, and save where it is time."""
         with shielded():
-            for hook in self.hooks:
-                hook.on_step(result)
-            self.step = result.step
+            self._call("on_step", result)
+            self.step = step = result.step
             self.bad_steps = self.bad_steps + 1 if result.metrics.get("skipped") else 0
-            if self.step and self._cadence.saves(self.step):
+            if step and (self._evaluates(step) or step % self.config.run.save_every == 0):
                 self._save()
-        if self.bad_steps >= self._cadence.max_bad_steps:
+        if self.bad_steps >= self.config.train.max_bad_steps:
             raise RunError(
                 f"step {self.step}: the loss or gradient was not finite {self.bad_steps} times in "
                 "a row (train.max_bad_steps); look at the data, or go on after it with --resume "
                 "and a lower train.learning_rate."
             )
 
-    def _tell(self, event: str, step: int) -> None:
-        for hook in self.hooks:
-            getattr(hook, event)(step)
+    def _save(self) -> None:
+        self._call("on_save", self.step)
+        self._saved = self.step
+
+    def _call(self, event: str, *details: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(*details)
+
+    def rewind(self) -> None:
+        """Take back whatever came of an update that is not counted."""
+        self.stepper.rewind(self.step)
+        self.sampler.rewind(self.step)
+
+    @property
+    def state(self) -> TrainingState:
+        """What a checkpoint keeps beside arrays."""
+        return TrainingState(self.step, self.bad_steps, self.stepper.skipped, self.sampler.drafting)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a checkpoint's state."""
+        self.step = self.stepper.updates = state.step
+        self.stepper.skipped = state.skipped
+        # A run that was stopped for its bad steps is resumed to get past them.
+        stopped = state.bad_steps >= self.config.train.max_bad_steps
+        self.bad_steps = 0 if stopped else state.bad_steps
+        if self.config.rollout.draft_length == "auto":
+            self.sampler.drafting = state.drafting

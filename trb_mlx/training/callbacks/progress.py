@@ -1,9 +1,9 @@
-"""What a run prints: a live line on a terminal, plain lines elsewhere, and a summary."""
+"""What a run prints: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,8 +15,8 @@ from rich.table import Table
 
 from trb_mlx.evaluation.evaluator import NONE_RIGHT, truncation_warning
 from trb_mlx.text import clock, number, say
-from trb_mlx.training.trainer import Hook, Phase
-from trb_mlx.types import Metrics, StepResult
+from trb_mlx.training.callbacks.base import Callback, Phase
+from trb_mlx.types import StepResult
 
 # (heading, metric, format); a metric that a step does not have shows as a dash.
 COLUMNS = (
@@ -56,7 +56,7 @@ def evaluation_line(result: StepResult) -> str:
     return line + (f" (teacher's pass@1 {teacher:.1%})" if teacher is not None else "")
 
 
-class ProgressHook(Hook):
+class ProgressPrinter(Callback):
     """Prints steps as they come: a live table where there is a terminal, else lines."""
 
     def __init__(self, console: Console, steps: int, every: int) -> None:
@@ -155,45 +155,3 @@ class ProgressHook(Hook):
         if self._spinner is not None:
             outer.add_row(self._spinner)
         return outer
-
-
-class Ledger(Hook):
-    """Remembers what the summary needs: both ends of the run and where its time went."""
-
-    def __init__(self) -> None:
-        """Nothing seen yet."""
-        self.before: Metrics = {}
-        self.after: Metrics = {}
-        self.seconds: dict[str, float] = {}
-        self._begun = time.perf_counter()
-
-    def on_step(self, result: StepResult) -> None:
-        """Keep evaluations and add up the phases."""
-        metrics = result.metrics
-        if "eval/reverse_kl" in metrics:
-            self.before = self.before or metrics
-            self.after = metrics
-        for name in ("time/rollout_s", "time/update_s", "time/reward_s", "time/eval_s"):
-            phase = name.removeprefix("time/").removesuffix("_s")
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + metrics.get(name, 0.0)
-
-    def recall(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Take the state before training from a resumed run's metrics."""
-        self.before = next((dict(line) for line in lines if "eval/reverse_kl" in line), {})
-
-    def summary(self, loading: float) -> list[str]:
-        """Before and after, and the phases of the time; `loading` is what came before."""
-        lines = []
-        for label, name, form in (
-            ("pass@1", "eval/pass@1", ".1%"),
-            ("reverse KL", "eval/reverse_kl", ".3f"),
-        ):
-            if name in self.after:
-                ends = (cell(ends, name, form) for ends in (self.before, self.after))
-                lines.append(f"{label:<11}" + " → ".join(ends))
-        if "eval/teacher_pass@1" in self.before:
-            lines.append(f"{'teacher':<11}{self.before['eval/teacher_pass@1']:.1%}")
-        total = loading + time.perf_counter() - self._begun
-        phases = {"loading": loading, **self.seconds}
-        told = ", ".join(f"{name} {clock(spent)}" for name, spent in phases.items() if spent)
-        return [*lines, f"{'time':<11}{clock(total)} ({told})"]

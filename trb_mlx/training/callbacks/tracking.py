@@ -1,4 +1,4 @@
-"""Hooks that pass metrics on to wandb, swanlab or trackio (`run.report_to`)."""
+"""Callbacks that pass metrics on to wandb, swanlab or trackio (`run.report_to`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import nearest
 from trb_mlx.errors import UserError
 from trb_mlx.models import mlxlm
-from trb_mlx.training.trainer import Hook
+from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.types import Metrics, StepResult
 
 SERVICES = ("wandb", "swanlab", "trackio")
 
 
-class CallbackReporter(Hook):
+class Reporter(Callback):
     """Passes metrics on to a training callback in mlx-lm's form."""
 
     def __init__(self, callback: Any) -> None:
@@ -65,14 +65,14 @@ class TrackioCallback:
         self._run.finish()
 
 
-def make_reporters(config: Config, folder: Path) -> list[Hook]:
-    """One hook for each service of `run.report_to`, a list with commas between.
+def make_reporters(config: Config, folder: Path) -> list[Callback]:
+    """One callback for each service of `run.report_to`, a list with commas between.
 
     Raises:
         UserError: an unknown service, or one that is not installed or refuses to begin.
     """
     names = [name.strip().lower() for name in (config.run.report_to or "").split(",")]
-    return [CallbackReporter(_callback(name, config, folder)) for name in names if name]
+    return [Reporter(_callback(name, config, folder)) for name in names if name]
 
 
 def _callback(name: str, config: Config, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Hooks that append to a run's JSON-lines files."""
+"""Callbacks that append to a run's JSON-lines files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.files import append_lines, read_steps, write_lines
-from trb_mlx.training.trainer import Hook
+from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.types import Rollout, StepResult
 
 
@@ -28,7 +28,7 @@ class JsonLines:
             write_lines(self.path, [line for line in read_steps(self.path) if line["step"] <= step])
 
 
-class MetricsWriter(Hook):
+class MetricsWriter(Callback):
     """`metrics.jsonl`: one line a step."""
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class MetricsWriter(Hook):
         self._lines.append({"step": result.step, **result.metrics})
 
 
-class SampleWriter(Hook):
+class SampleWriter(Callback):
     """`samples.jsonl`: a few rollouts every few steps."""
 
     def __init__(
