@@ -9,10 +9,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from exporting.making import make_run
+from exporting.run_folders import make_run
 
+from trb_mlx.adapters.initial import read_adapter
 from trb_mlx.adapters.peft import PEFT_WEIGHTS
-from trb_mlx.adapters.starting import read_adapter
 from trb_mlx.errors import UserError
 from trb_mlx.exporting.run import export
 

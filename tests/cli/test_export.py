@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import SHORT, Run
-from exporting.making import make_run
+from exporting.run_folders import make_run
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import yaml
-from exporting.making import make_run
+from exporting.run_folders import make_run
 from mlx_lm import load as mlx_lm_load
 from tiny import make_model
 

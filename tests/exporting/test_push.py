@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import script
 from exporting.hub_stand_in import TOKEN, Hub, serving
-from exporting.making import make_run
+from exporting.run_folders import make_run
 
 PUSH = ["--to", "merged", "--push", "owner/name"]
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from exporting.making import make_run
+from exporting.run_folders import make_run
 
 from trb_mlx.errors import UserError
 from trb_mlx.exporting.recipe import write_recipe

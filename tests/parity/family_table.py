@@ -18,7 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import peft
-from exporting.making import make_run
+from exporting.run_folders import make_run
 from mlx.utils import tree_flatten
 from test_family_matrix import log_probs, opened, reference_gap
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from exporting.making import make_run
+from exporting.run_folders import make_run
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.exporting.base import EXPERT_FAMILIES

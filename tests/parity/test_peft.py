@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from exporting.making import make_run
+from exporting.run_folders import make_run
 from mlx.utils import tree_flatten
 from tiny import EXTRAS, make_model
 
@@ -164,14 +164,14 @@ def test_a_gguf_of_gemma_3_comes_with_its_base(tmp_path: Path) -> None:
 
 def started(base: Path, adapter: Path) -> tuple[Any, Any]:
     """A student that starts from an adapter, and the `lora` section that it gave."""
-    from trb_mlx.adapters.starting import start_from, with_adapter
+    from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
     from trb_mlx.config_file import load_config
     from trb_mlx.models.loading import load_model
 
     keys = [("student.model", str(base)), ("teacher.model", str(base))]
-    config = with_adapter(load_config(None, [*keys, ("student.adapter", str(adapter))]))
+    config = with_initial_lora(load_config(None, [*keys, ("student.adapter", str(adapter))]))
     student = load_model(config.student)
-    start_from(student.module, config)
+    add_initial_adapter(student.module, config)
     return student, config.lora
 
 

@@ -8,8 +8,8 @@ from functools import partial
 import mlx.core as mx
 from rich.console import Console
 
+from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
 from trb_mlx.adapters.mlx_lm import adapter_config
-from trb_mlx.adapters.starting import start_from, with_adapter
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_split
@@ -62,7 +62,7 @@ def train_run(
     begun = time.perf_counter()
     tell = partial(say, console)
     kept = load_config(str(folder.config)) if resume and folder.config.exists() else None
-    config = with_held_out(with_adapter(config), kept)
+    config = with_held_out(with_initial_lora(config), kept)
     with holding_run(folder, config, resume), Verifier() as verifier:
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
@@ -133,7 +133,7 @@ def make_trainer(
     if config.student.adapter is None:
         add_lora(module, config.lora, config.train.seed)
     else:
-        start_from(module, config)
+        add_initial_adapter(module, config)
     if config.train.grad_checkpoint:
         checkpoint_layers(module)
     stepper = Stepper(module, Objective(config.loss, pair, config.target), config.train)

@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from exporting.making import make_run
+from exporting.run_folders import make_run
 from mlx.utils import tree_flatten
 from tiny import make_model
 
+from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
 from trb_mlx.adapters.mlx_lm import adapter_config, save_adapters
-from trb_mlx.adapters.starting import start_from, with_adapter
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
@@ -39,9 +39,9 @@ def config(model: Path, adapter: Path, *changes: tuple[str, Any]) -> Config:
 
 
 def started(model: Path, adapter: Path, *changes: tuple[str, Any]) -> tuple[LanguageModel, Config]:
-    resolved = with_adapter(config(model, adapter, *changes))
+    resolved = with_initial_lora(config(model, adapter, *changes))
     student = load_model(resolved.student)
-    start_from(student.module, resolved)
+    add_initial_adapter(student.module, resolved)
     return student, resolved
 
 
@@ -81,11 +81,13 @@ def test_the_lora_section_comes_from_the_adapter(
 ) -> None:
     make_run(tmp_path / "run", str(folders[0]), [("lora.scale", 0.5), ("lora.dropout", 0.1)])
     adapter = tmp_path / "run/adapters"
-    found = with_adapter(config(folders[0], adapter)).lora
-    assert (found.rank, found.scale, found.dropout) == (4, 0.5, 0.1)
-    resolved = with_adapter(config(folders[0], adapter, ("lora.rank", 4), ("lora.dropout", 0.2)))
+    lora = with_initial_lora(config(folders[0], adapter)).lora
+    assert (lora.rank, lora.scale, lora.dropout) == (4, 0.5, 0.1)
+    resolved = with_initial_lora(
+        config(folders[0], adapter, ("lora.rank", 4), ("lora.dropout", 0.2))
+    )
     assert resolved.lora.dropout == 0.2
-    assert with_adapter(resolved) == resolved  # as when a run is resumed
+    assert with_initial_lora(resolved) == resolved  # as when a run is resumed
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_a_conflict_with_the_lora_section_is_told(
 ) -> None:
     make_run(tmp_path / "run", str(folders[0]), [("lora.keys", ["self_attn.q_proj"])])
     with pytest.raises(UserError, match=f"leave lora.{key} out") as caught:
-        with_adapter(config(folders[0], tmp_path / "run/adapters", (f"lora.{key}", value)))
+        with_initial_lora(config(folders[0], tmp_path / "run/adapters", (f"lora.{key}", value)))
     assert f"lora.{key} is {value!r}" in str(caught.value)
 
 
@@ -112,10 +114,10 @@ def test_keys_of_a_run_that_named_modules_by_block_are_kept(
         json.dumps(details | {"layers_to_transform": [0, 1]})
     )
     full = [f"model.layers.{block}.self_attn.q_proj" for block in (0, 1)]
-    assert with_adapter(config(folders[0], folder)).lora.keys == full
-    short = with_adapter(config(folders[0], folder, ("lora.keys", ["self_attn.q_proj"])))
+    assert with_initial_lora(config(folders[0], folder)).lora.keys == full
+    short = with_initial_lora(config(folders[0], folder, ("lora.keys", ["self_attn.q_proj"])))
     assert short.lora.keys == ["self_attn.q_proj"]
-    assert with_adapter(short) == short
+    assert with_initial_lora(short) == short
 
 
 @pytest.mark.parametrize("form", ["peft", "mlx-lm"])

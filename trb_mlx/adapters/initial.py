@@ -30,7 +30,7 @@ def read_adapter(folder: Path) -> Adapter:
     )
 
 
-def with_adapter(config: Config) -> Config:
+def with_initial_lora(config: Config) -> Config:
     """The config with its `lora` section taken from `student.adapter`, where there is one.
 
     Raises:
@@ -67,7 +67,7 @@ def with_adapter(config: Config) -> Config:
     return config.model_copy(update={"lora": lora})
 
 
-def start_from(module: nn.Module, config: Config) -> None:
+def add_initial_adapter(module: nn.Module, config: Config) -> None:
     """Put `student.adapter` on a model in place, ready to be trained on.
 
     Raises:
