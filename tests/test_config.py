@@ -16,8 +16,8 @@ from trb_mlx.config_file import (
     find_config,
     flatten,
     load_config,
-    parse_config,
     parse_override,
+    parse_section,
 )
 from trb_mlx.config_mistakes import MLX_LM_KEYS
 from trb_mlx.errors import UserError
@@ -50,7 +50,7 @@ def test_a_shipped_config_is_found_by_name() -> None:
 
 
 def test_paper_hyperparameters_are_the_defaults() -> None:
-    config = parse_config(MODELS, "here")
+    config = parse_section(Config, MODELS, "here")
     assert (config.behavior.kind, config.behavior.budget, config.behavior.warmup_steps) == (
         "trb",
         0.02,
@@ -113,7 +113,7 @@ def test_paper_hyperparameters_are_the_defaults() -> None:
 )
 def test_a_mistake_names_its_key(changes: dict, expected: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_config(changes, "my.yaml")
+        parse_section(Config, changes, "my.yaml")
     message = str(caught.value)
     assert all(line.startswith("my.yaml: ") for line in message.splitlines())
     assert expected in message
@@ -158,7 +158,7 @@ def test_a_config_of_mlx_lm_is_told_what_its_keys_are_here(tmp_path: Path) -> No
 
 
 def test_the_keys_that_stand_for_those_of_mlx_lm_exist() -> None:
-    known = set(flatten(parse_config(MODELS, "here"))) | set(Config.model_fields)
+    known = set(flatten(parse_section(Config, MODELS, "here"))) | set(Config.model_fields)
     for named in filter(None, MLX_LM_KEYS.values()):
         assert set(named.split(" and ")) <= known
 
@@ -273,11 +273,11 @@ def test_a_key_that_the_method_does_not_read_is_told_in_a_sentence() -> None:
         "behavior.warmup_steps is 15, but behavior.kind vanilla does not use it.",
         "behavior.top_k is 5, but behavior.kind vanilla does not use it.",
     ]
-    assert unread_keys(parse_config(MODELS | {"behavior": {"kind": "skd"}}, "here")) == []
+    assert unread_keys(parse_section(Config, MODELS | {"behavior": {"kind": "skd"}}, "here")) == []
 
 
 def test_the_table_of_read_keys_names_keys_and_values_of_the_schema() -> None:
-    flat = flatten(parse_config(MODELS, "here"))
+    flat = flatten(parse_section(Config, MODELS, "here"))
     for key, (decider, values) in READ_WITH.items():
         assert key in flat
         for value in values:
@@ -318,7 +318,7 @@ def test_an_unreadable_file_is_told(text: str, expected: str, tmp_path: Path) ->
 
 
 def test_every_key_appears_in_the_flat_view() -> None:
-    config = parse_config(MODELS, "here")
+    config = parse_section(Config, MODELS, "here")
     flat = flatten(config)
     assert flat["behavior.warmup_steps"] == 50
     assert set(parse_yaml(dump_config(config), "here")) == set(Config.model_fields)

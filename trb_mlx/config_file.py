@@ -11,21 +11,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from trb_mlx.config import Config, Section
-from trb_mlx.config_mistakes import foreign_keys, nearest, takes_text, tell_mistakes
+from trb_mlx.config_mistakes import describe_mistakes, foreign_keys, takes_text
 from trb_mlx.errors import UserError
 from trb_mlx.yaml_file import Document, dump_yaml, parse_yaml, read_yaml
-
-__all__ = [
-    "dump_config",
-    "find_config",
-    "flatten",
-    "load_config",
-    "nearest",
-    "parse_config",
-    "parse_override",
-    "parse_section",
-    "read_yaml",
-]
 
 S = TypeVar("S", bound=Section)
 # A YAML file or a shipped config's name, a mapping of nested or dotted keys, or a config.
@@ -41,7 +29,9 @@ def find_config(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    folder = _shipped_folder()
+    package = Path(__file__).parent
+    inside = package / "configs"  # in a wheel; in a checkout the configs lie beside the package
+    folder = inside if inside.is_dir() else package.parent / "configs"
     shipped = {
         file.relative_to(folder).with_suffix("").as_posix(): file
         for file in sorted(folder.rglob("*.yaml"))
@@ -50,24 +40,14 @@ def find_config(name: str) -> Path:
         return shipped[name]
     if path.is_dir():
         raise UserError(f"config {name} is a folder, and a YAML file was expected.")
+    # By the file's own name, whatever folder it was looked for in.
+    stems = {name.rpartition("/")[2]: name for name in shipped}
+    near = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)
+    meant = f"; did you mean {stems[near[0]]}?" if near else ""
     raise UserError(
         f"config {name} does not exist; expected a YAML file or the name of a shipped config"
-        f"{_nearest_shipped(path, shipped)} (shipped: {', '.join(shipped) or 'none'})."
+        f"{meant} (shipped: {', '.join(shipped) or 'none'})."
     )
-
-
-def _nearest_shipped(path: Path, shipped: Iterable[str]) -> str:
-    """`; did you mean X?` by the file's own name, whatever folder it is looked for in."""
-    stems = {name.rpartition("/")[2]: name for name in shipped}
-    found = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)
-    return f"; did you mean {stems[found[0]]}?" if found else ""
-
-
-def _shipped_folder() -> Path:
-    """In a wheel the configs lie inside the package, in a checkout beside it."""
-    package = Path(__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load_config(
@@ -120,18 +100,13 @@ def _document(source: ConfigLike | None) -> Document:
     return Document(values, {})
 
 
-def parse_config(values: dict[str, Any], where: str) -> Config:
-    """The typed config of a mapping; `where` names its origin in errors."""
-    return parse_section(Config, values, where)
-
-
 def parse_section(
     section: type[S],
     values: dict[str, Any],
     where: str,
     origin: Callable[[tuple[str | int, ...]], str] | None = None,
 ) -> S:
-    """A typed section of a mapping, as `parse_config`.
+    """A typed section of a mapping.
 
     Args:
         section: its schema.
@@ -148,8 +123,8 @@ def parse_section(
     except ValidationError as error:
         if section is Config and (sentence := foreign_keys(values)):
             raise UserError(f"{where} {sentence}") from error
-        told = tell_mistakes(error, section, values, origin or (lambda _: where))
-        raise UserError(told) from error
+        sentences = describe_mistakes(error, section, values, origin or (lambda _: where))
+        raise UserError(sentences) from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:

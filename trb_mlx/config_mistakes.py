@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trb_mlx.config import Config, Section
+from trb_mlx.errors import did_you_mean
 
 Path = tuple[str | int, ...]
 
@@ -73,7 +74,7 @@ EXPECTED = {
 }
 
 
-def tell_mistakes(
+def describe_mistakes(
     error: ValidationError, section: type[Section], values: Any, origin: Callable[[Path], str]
 ) -> str:
     """A sentence for each mistake, one a line.
@@ -84,12 +85,12 @@ def tell_mistakes(
         values: what it was given.
         origin: the place of a key, such as `my.yaml:7`, which begins the sentence.
     """
-    found: dict[Path, list[ErrorDetails]] = {}
-    for each in error.errors(include_url=False):
-        found.setdefault(_path(each, values), []).append(each)
-    told = [f"{origin(path)}: {_sentence(path, each, section)}" for path, each in found.items()]
-    left = len(told) - MOST_SHOWN
-    return "\n".join(told[:MOST_SHOWN] + ([f"{left} mistakes more."] if left > 0 else []))
+    by_path: dict[Path, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        by_path.setdefault(_path(details, values), []).append(details)
+    lines = [f"{origin(path)}: {_sentence(path, each, section)}" for path, each in by_path.items()]
+    left = len(lines) - MOST_SHOWN
+    return "\n".join(lines[:MOST_SHOWN] + ([f"{left} mistakes more."] if left > 0 else []))
 
 
 def foreign_keys(values: Mapping[str, Any]) -> str | None:
@@ -121,12 +122,6 @@ def takes_text(dotted: str) -> bool:
     return section is str
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where no choice is near."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
 def _path(error: ErrorDetails, values: Any) -> Path:
     """The keys that a mistake lies at, without the names that pydantic gives parts of a union."""
     location = error["loc"]
@@ -151,11 +146,11 @@ def _sentence(path: Path, errors: list[ErrorDetails], section: type[Section]) ->
         # Of a config's sections only the two models have no default.
         whole_section = section is Config and len(path) == 1
         return f"{name}{'.model' if whole_section else ''} is required and was not given."
-    found = first["input"]
+    value = first["input"]
     choices = [choice for error in errors for choice in _choices(error)]
     expected = " or ".join(dict.fromkeys(_expected(error) for error in errors))
-    near = nearest(found, choices) if isinstance(found, str) else ""
-    return f"{name} is {_shown(found)}, expected {expected}{near or '.'}"
+    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"{name} is {_quoted(value)}, expected {expected}{near or '.'}"
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -175,7 +170,7 @@ def _choices(error: ErrorDetails) -> list[str]:
     return [choice.strip("'") for choice in listed.split(", ")]
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """A value as its writer knows it, and never more than a line of it."""
     if value is None:
         return "an empty value"
@@ -197,13 +192,10 @@ def _nearest_key(path: Path, section: type[Section]) -> str:
         k.split(".")[0] for k in keys if not prefix
     }
     names = {key.rpartition(".")[2]: key for key in siblings}
-    found = difflib.get_close_matches(leaf, names, n=1, cutoff=0.6)
-    if found:
-        return f"; did you mean {names[found[0]]}?"
     elsewhere = {key.rpartition(".")[2]: key for key in sorted(keys, reverse=True)}
-    found = difflib.get_close_matches(leaf, elsewhere, n=1, cutoff=0.75)
-    if found:
-        return f"; did you mean {elsewhere[found[0]]}?"
+    for known, cutoff in ((names, 0.6), (elsewhere, 0.75)):
+        if near := difflib.get_close_matches(leaf, known, n=1, cutoff=cutoff):
+            return f"; did you mean {known[near[0]]}?"
     return f"; known here: {', '.join(sorted(names))}."
 
 

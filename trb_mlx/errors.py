@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # What a library raises where a file holds something that it did not expect: its message speaks of
@@ -20,6 +21,16 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that could not go on for a reason outside the user's input (exit code 1)."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no choice is near.
+
+    >>> did_you_mean("trian", ["train", "eval"])
+    '; did you mean train?'
+    """
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from trb_mlx.cli.failures import going_on
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
-from trb_mlx.config_file import nearest
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 
 
 @click.command()
@@ -51,7 +50,7 @@ def _named(runs: list[PlannedRun], name: str) -> PlannedRun:
     names = {run.name: run for run in runs}
     if name not in names:
         raise UserError(
-            f"--only {name} is no run of the comparison{nearest(name, names) or '; expected'} "
+            f"--only {name} is no run of the comparison{did_you_mean(name, names) or '; expected'} "
             "a name that --dry-run lists."
         )
     return names[name]

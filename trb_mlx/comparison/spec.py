@@ -11,10 +11,11 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from trb_mlx.config import Config, Count, Place, PositiveInt, Section
-from trb_mlx.config_file import find_config, load_config, nearest, parse_section, read_yaml
+from trb_mlx.config_file import find_config, load_config, parse_section
 from trb_mlx.data.held_out import with_held_out
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.files import json_digest
+from trb_mlx.yaml_file import read_yaml
 
 # The sections of a method's file that make the method; what else it holds is not read here.
 METHOD_SECTIONS = ("behavior", "target", "loss")
@@ -115,13 +116,13 @@ def load_spec(name: str) -> tuple[CompareSpec, Path]:
     if spec.decides not in METRICS:
         raise UserError(
             f"{name}: decides is {spec.decides!r}, expected one of {', '.join(METRICS)}"
-            f"{nearest(spec.decides, METRICS)}"
+            f"{did_you_mean(spec.decides, METRICS)}"
         )
     reference = spec.methods.get(spec.reference)
     if reference is None or reference.sweep:
         raise UserError(
             f"{name}: reference {spec.reference} is not a method without a sweep"
-            f"{nearest(spec.reference, spec.methods)} (methods: {', '.join(spec.methods)})."
+            f"{did_you_mean(spec.reference, spec.methods)} (methods: {', '.join(spec.methods)})."
         )
     return spec, Path(spec.dir) / path.stem
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trb_mlx.config import PromptSource
-from trb_mlx.config_file import nearest
 from trb_mlx.data.answers import gold_answer
 from trb_mlx.data.conversations import BadRow, Message, read_messages, read_tools
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 
 __all__ = ["BadRow", "Example", "Message", "example_of", "read_columns"]
 
@@ -156,7 +155,7 @@ def _named_column(row: Mapping[str, Any], column: str, key: str, where: str) -> 
     if column in row:
         return column
     raise UserError(
-        f"{where} has no column {column}, which {key} names{nearest(column, row)} "
+        f"{where} has no column {column}, which {key} names{did_you_mean(column, row)} "
         f"(columns: {', '.join(row) or 'none'})."
     )
 

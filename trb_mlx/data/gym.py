@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from trb_mlx.config_file import nearest
 from trb_mlx.data.examples import Example
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 
 PREFIX = "gym/"
 # reasoning-gym seeds item i with seed + i, so two sets may share items unless their seeds are
@@ -29,7 +28,7 @@ def gym_examples(name: str, split: str, count: int, seed: int) -> Iterator[Examp
     families = _families()
     if name not in families:
         raise UserError(
-            f"generated:gym/{name} is not known{nearest(name, families) or '; expected'} "
+            f"generated:gym/{name} is not known{did_you_mean(name, families) or '; expected'} "
             f"one of reasoning-gym's {len(families)} families, such as gsm_symbolic or chain_sum."
         )
     if split not in SPLITS:

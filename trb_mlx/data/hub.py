@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from trb_mlx.config import PromptSource
-from trb_mlx.config_file import nearest
 from trb_mlx.data.examples import PROMPT_COLUMNS, read_columns
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 
 
 def hub_rows(source: PromptSource, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,13 +68,14 @@ def _failure(source: PromptSource, error: Exception) -> str:
     choices = _choices(text)
     if re.search(r"(unknown|bad) split", text, re.IGNORECASE):
         known = f" (splits: {', '.join(choices)})." if choices else "."
-        return f"data set {name} has no split {source.split}{nearest(source.split, choices)}{known}"
+        near = did_you_mean(source.split, choices)
+        return f"data set {name} has no split {source.split}{near}{known}"
     if re.search(r"BuilderConfig .* not found|Config name is missing", text):
         known = f" (subsets: {', '.join(choices)})."
         if source.subset is None:
             return f"data set {name} has several subsets, expected one to be named{known}"
         found = f"no subset {source.subset}"
-        return f"data set {name} has {found}{nearest(source.subset, choices)}{known}"
+        return f"data set {name} has {found}{did_you_mean(source.subset, choices)}{known}"
     return f"data set {name} could not be read: {(text or kind)[:300]}"
 
 

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trb_mlx.config import PromptSource
-from trb_mlx.config_file import nearest
 from trb_mlx.data import arithmetic
 from trb_mlx.data.examples import Example, example_of
 from trb_mlx.data.gym import PREFIX, gym_examples
 from trb_mlx.data.hub import hub_rows
 from trb_mlx.data.row_files import Rows, ending, file_rows
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 
 __all__ = ["Example", "is_generated", "read_examples"]
 
@@ -80,7 +79,7 @@ def _generated(source: PromptSource, count: int, seed: int) -> Iterator[Example]
         return gym_examples(name.removeprefix(PREFIX), source.split, count, seed)
     if name not in GENERATORS:
         raise UserError(
-            f"{source.source} is not known{nearest(name, GENERATORS)} "
+            f"{source.source} is not known{did_you_mean(name, GENERATORS)} "
             f"(generators: {', '.join(GENERATORS)}, gym/NAME)."
         )
     try:
@@ -118,7 +117,7 @@ def _looks_like_path(name: str) -> bool:
 def _missing_file(path: Path) -> str:
     if path.parent.is_dir():
         names = [entry.name for entry in path.parent.iterdir()]
-        return f"{path} does not exist{nearest(path.name, names) or '.'}"
+        return f"{path} does not exist{did_you_mean(path.name, names) or '.'}"
     return f"{path} does not exist, and neither does its folder."
 
 
@@ -127,6 +126,6 @@ def _split_file(source: PromptSource, files: dict[str, Path]) -> Path:
     if name in files:
         return files[name]
     raise UserError(
-        f"{source.source} has no split {source.split}{nearest(source.split, files)} "
+        f"{source.source} has no split {source.split}{did_you_mean(source.split, files)} "
         f"(splits: {', '.join(files)})."
     )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trb_mlx.config import Config
-from trb_mlx.config_file import load_config, nearest
-from trb_mlx.errors import UserError
+from trb_mlx.config_file import load_config
+from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.exporting.folder import check_replaceable, writing_export
 from trb_mlx.exporting.source import open_run
 from trb_mlx.exporting.trl import trl_recipe
@@ -45,7 +45,8 @@ def recipe_place(run: str, stack: str, out: Path | None) -> tuple[RunFolder, Pat
     """
     if stack not in STACKS:
         raise UserError(
-            f"--recipe {stack} is not known{nearest(stack, STACKS)} (known: {', '.join(STACKS)})."
+            f"--recipe {stack} is not known{did_you_mean(stack, STACKS)} "
+            f"(known: {', '.join(STACKS)})."
         )
     folder = open_run(run)
     place = (out or folder.path / "export" / stack).expanduser().absolute()

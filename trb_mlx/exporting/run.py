@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from trb_mlx.config_file import nearest
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.exporting.base import license_of
 from trb_mlx.exporting.folder import check_replaceable
 from trb_mlx.exporting.formats import Exported, export_merged, export_mlx_lm, export_peft
@@ -60,7 +59,7 @@ def export(
     rounding = quantize_config(quantize, group_size)
     if to not in FORMATS:
         raise UserError(
-            f"--to {to} is no format{nearest(to, FORMATS)} (known: {', '.join(FORMATS)})."
+            f"--to {to} is no format{did_you_mean(to, FORMATS)} (known: {', '.join(FORMATS)})."
         )
     if rounding is not None and to != "merged":
         raise UserError(f"--quantize is for --to merged, not --to {to}.")

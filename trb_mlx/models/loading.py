@@ -17,8 +17,8 @@ from huggingface_hub import errors as hub_errors
 from mlx.utils import tree_flatten
 
 from trb_mlx.config import ModelConfig, QuantizeConfig
-from trb_mlx.config_file import nearest, parse_section
-from trb_mlx.errors import UserError, reading, reason_of
+from trb_mlx.config_file import parse_section
+from trb_mlx.errors import UserError, did_you_mean, reading, reason_of
 from trb_mlx.models import mlxlm
 from trb_mlx.models.checkpoint_files import (
     check_finite,
@@ -117,7 +117,8 @@ def _bundled(model: str) -> str:
     known = sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir())
     if name not in known:
         raise UserError(
-            f"model {model} is not bundled{nearest(name, known)} (bundled: {', '.join(known)})."
+            f"model {model} is not bundled{did_you_mean(name, known)} "
+            f"(bundled: {', '.join(known)})."
         )
     return str(BUNDLED / name)
 

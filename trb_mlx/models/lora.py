@@ -9,8 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from trb_mlx.config import LoraConfig
-from trb_mlx.config_file import nearest
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.models import mlxlm
 
 # An adapter's matrices under a module's name; `m` is DoRA's magnitude.
@@ -76,7 +75,7 @@ def _check_keys(module: nn.Module, config: LoraConfig) -> None:
     if strange:
         leaf = strange[0].rpartition(".")[2]
         same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
-        meant = f"; did you mean {same_leaf[0]}?" if same_leaf else nearest(strange[0], known)
+        meant = f"; did you mean {same_leaf[0]}?" if same_leaf else did_you_mean(strange[0], known)
         raise UserError(
             f"lora.keys: {strange[0]} matches no layer{meant} (known: {', '.join(known)})."
         )

@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.config import Config
-from trb_mlx.config_file import (
-    ConfigLike,
-    dump_config,
-    find_config,
-    flatten,
-    load_config,
-    nearest,
-)
-from trb_mlx.errors import UserError
+from trb_mlx.config_file import ConfigLike, dump_config, find_config, flatten, load_config
+from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.files import locked, write_text
 from trb_mlx.interrupts import Interrupted, shielded
 
@@ -217,7 +210,7 @@ def nearest_run(target: str) -> str:
     if not path.parent.is_dir():
         return ""
     names = [str(config.parent) for config in path.parent.glob("*/config.yaml")]
-    return nearest(target, names)
+    return did_you_mean(target, names)
 
 
 def _check_resumable(folder: RunFolder, config: Config) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.config import Config
-from trb_mlx.config_file import nearest
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.models import mlxlm
 from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.types import Metrics, StepResult
@@ -78,7 +77,9 @@ def make_reporters(config: Config, folder: Path) -> list[Callback]:
 def _callback(name: str, config: Config, folder: Path) -> Any:
     if name not in SERVICES:
         known = ", ".join(SERVICES)
-        raise UserError(f"run.report_to {name}{nearest(name, SERVICES)}; expected one of {known}.")
+        raise UserError(
+            f"run.report_to {name}{did_you_mean(name, SERVICES)}; expected one of {known}."
+        )
     project = config.run.project_name or "trb-mlx"
     values = config.model_dump(mode="json")
     try:
