@@ -61,8 +61,8 @@ def fused_head_loss(
         if parts:
             rows, inputs = _after(parts[-1], rows, inputs)
         parts.append(_loss_and_gradient(rows, inputs, head, token_loss))
-    losses, grads, found = (list(values) for values in zip(*parts, strict=True))
-    measures = {name: mx.concatenate([part[name] for part in found]) for name in found[0]}
+    losses, grads, chunks = (list(values) for values in zip(*parts, strict=True))
+    measures = {name: mx.concatenate([part[name] for part in chunks]) for name in chunks[0]}
     return _with_gradient(hidden, mx.concatenate(losses), mx.concatenate(grads)), measures
 
 
@@ -76,8 +76,8 @@ def _loss_and_gradient(
     measures: Arrays = {}
 
     def of_hidden(rows: mx.array) -> mx.array:
-        loss, found = token_loss(head(rows), inputs)
-        measures.update({name: mx.stop_gradient(values) for name, values in found.items()})
+        loss, values = token_loss(head(rows), inputs)
+        measures.update({name: mx.stop_gradient(value) for name, value in values.items()})
         return loss
 
     (loss,), (grad,) = mx.vjp(of_hidden, [rows], [mx.ones(rows.shape[0])])

@@ -67,13 +67,13 @@ def solve_blend_weight(
     shape, vocab = student_logprobs.shape[:-1], student_logprobs.shape[-1]
     limit = mx.broadcast_to(mx.array(budget, dtype=mx.float32), shape).reshape(-1)
     student, teacher = (x.reshape(-1, vocab) for x in (student_logprobs, teacher_logprobs))
-    found, count = [mx.zeros(0)], rows_at_once(vocab)
+    weights, count = [mx.zeros(0)], rows_at_once(vocab)
     for start in range(0, len(limit), count):
         part = slice(start, start + count)
-        ours, theirs = (whole_blocks(x[part].astype(mx.float32)) for x in (student, teacher))
-        rows = Distribution(ours, mx.exp(0.5 * ours), mx.ones((len(ours), 1)))
-        found.append(solve_blend(rows, theirs, limit[part]).weight)
-    return mx.concatenate(found).reshape(shape)
+        logprobs, other = (whole_blocks(x[part].astype(mx.float32)) for x in (student, teacher))
+        rows = Distribution(logprobs, mx.exp(0.5 * logprobs), mx.ones((len(logprobs), 1)))
+        weights.append(solve_blend(rows, other, limit[part]).weight)
+    return mx.concatenate(weights).reshape(shape)
 
 
 def solve_blend(
@@ -95,22 +95,22 @@ def solve_blend(
     limit = np.asarray(limits.reshape(-1)).astype(np.float64)
     weights, kls = np.zeros((2, len(limit)), np.float32)
     # Without a budget, and where the holes alone are too far, the student draws.
-    alone = (limit <= 0.0) | (-low.level > limit)
-    places, laws = [np.flatnonzero(alone)], [(rows.masses / rows.total[:, None])[_ids(alone)]]
-    going, limit = np.flatnonzero(~alone), limit[~alone]
-    rows, low, low_spread = _take(rows, ~alone), low.take(~alone), low_spread[~alone]
-    aim, weight = np.sqrt(AIM * limit), np.ones(len(going))
+    zero = (limit <= 0.0) | (-low.level > limit)
+    solved, probs = [np.flatnonzero(zero)], [(rows.masses / rows.total[:, None])[_ids(zero)]]
+    searched, limit = np.flatnonzero(~zero), limit[~zero]
+    rows, low, low_spread = _take(rows, ~zero), low.take(~zero), low_spread[~zero]
+    aim, weight = np.sqrt(AIM * limit), np.ones(len(searched))
     low = low._replace(excess=np.sqrt(-low.level) - aim)
     bracket = Bracket(low, low, low)
-    for number in range(TRIALS if len(going) else 0):
+    for number in range(TRIALS if len(searched) else 0):
         trial = _evaluate(rows, weight, bracket.bound(weight))
         kl, level = _to_host(trial.kl, trial.level)
         enough = (kl >= ENOUGH * limit) | (weight == 1.0)
         done = ((kl <= limit) & enough) | (number + 1 == TRIALS)
         if done.any():
-            weights[going[done]], kls[going[done]] = weight[done], kl[done]
-            places.append(going[done])
-            laws.append((trial.law / trial.total[:, None])[_ids(done)])
+            weights[searched[done]], kls[searched[done]] = weight[done], kl[done]
+            solved.append(searched[done])
+            probs.append((trial.law / trial.total[:, None])[_ids(done)])
         if done.all():
             break
         point = Points(weight, np.sqrt(kl) - aim, level, (kl + level) / weight)
@@ -124,10 +124,10 @@ def solve_blend(
         weight = weight.astype(np.float32).astype(np.float64)
         if done.any():
             rows, bracket = _take(rows, ~done), bracket.take(~done)
-            going, limit, aim, weight = (x[~done] for x in (going, limit, aim, weight))
-    back = mx.array(np.argsort(np.concatenate(places)).astype(np.int32))
+            searched, limit, aim, weight = (x[~done] for x in (searched, limit, aim, weight))
+    order = mx.array(np.argsort(np.concatenate(solved)).astype(np.int32))
     weight_of, kl_of = (mx.array(values).reshape(shape[:-1]) for values in (weights, kls))
-    return Solution(weight_of, kl_of, mx.concatenate(laws)[back].reshape(shape))
+    return Solution(weight_of, kl_of, mx.concatenate(probs)[order].reshape(shape))
 
 
 def _ids(chosen: np.ndarray) -> mx.array:
@@ -161,17 +161,15 @@ def _take(rows: _Rows, chosen: np.ndarray) -> _Rows:
 def _prepare(student: Distribution, teacher_logprobs: mx.array) -> _Rows:
     vocab = teacher_logprobs.shape[-1]
     arrays = (student.logprobs, student.roots, teacher_logprobs)
-    ours, roots, theirs = (x.reshape(-1, vocab) for x in arrays)
+    student_logprobs, roots, teacher_logprobs = (x.reshape(-1, vocab) for x in arrays)
     # A choice between arrays costs a CPU half an exponential, the smaller of two next to nothing:
     # what is below a floor is below it by so much that HOLE times that is the smaller.
-    ours_kept, theirs_kept = (
-        mx.maximum(ours, 2 * SUPPORT_FLOOR),
-        mx.maximum(theirs, 2 * TEACHER_FLOOR),
-    )
-    inside = mx.minimum(ours_kept - SUPPORT_FLOOR, theirs_kept - TEACHER_FLOOR)
-    ratio = mx.minimum(theirs_kept - ours_kept, HOLE * inside)
+    student_kept = mx.maximum(student_logprobs, 2 * SUPPORT_FLOOR)
+    teacher_kept = mx.maximum(teacher_logprobs, 2 * TEACHER_FLOOR)
+    inside = mx.minimum(student_kept - SUPPORT_FLOOR, teacher_kept - TEACHER_FLOOR)
+    ratio = mx.minimum(teacher_kept - student_kept, HOLE * inside)
     masses = roots * roots
-    return _Rows(ours, roots, masses, ratio, sum_last(masses))
+    return _Rows(student_logprobs, roots, masses, ratio, sum_last(masses))
 
 
 def _at_zero(rows: _Rows) -> tuple[Points, np.ndarray]:

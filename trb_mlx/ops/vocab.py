@@ -35,9 +35,9 @@ class StopMerge:
 
 def merge_stops(size: int, stop_id: int, own: Iterable[int], other: Iterable[int]) -> StopMerge:
     """The map of a model whose EOS ids are `own`, paired with one whose EOS ids are `other`."""
-    mine = tuple(sorted(token for token in set(own) if token < size))
-    union = set(mine) | {token for token in other if token < size}
-    return StopMerge(size, stop_id, mine, tuple(sorted(union - {stop_id})))
+    known = tuple(sorted(token for token in set(own) if token < size))
+    union = set(known) | {token for token in other if token < size}
+    return StopMerge(size, stop_id, known, tuple(sorted(union - {stop_id})))
 
 
 def shared_logits(logits: mx.array, merge: StopMerge) -> mx.array:

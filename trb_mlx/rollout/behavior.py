@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from trb_mlx.config import BehaviorConfig
+from trb_mlx.config import BEHAVIOR_GROUP, BehaviorConfig
 from trb_mlx.errors import UserError, reading
 from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.ops.replacement import keep_or_replace
 from trb_mlx.ops.schedules import linear_decay, rising_temperature
 from trb_mlx.ops.trust_region import solve_blend
-from trb_mlx.rollout.own_behavior import find_behavior
 
 
 class Blend(NamedTuple):
@@ -54,18 +57,6 @@ def pure_student(student: Distribution, teacher: Distribution, budget: mx.array)
     return Blend(student.probs, none, none, none)
 
 
-def _never(step: int) -> bool:
-    return False
-
-
-def _zero(step: int) -> float:
-    return 0.0
-
-
-def _one(step: int) -> float:
-    return 1.0
-
-
 @dataclass(frozen=True)
 class Behavior:
     """A behavior policy μ; by default the student's own draws.
@@ -79,10 +70,10 @@ class Behavior:
     """
 
     kind: str
-    needs_teacher: Callable[[int], bool] = _never
+    needs_teacher: Callable[[int], bool] = lambda step: False
     blend: Callable[[Distribution, Distribution, mx.array], Blend] = pure_student
-    budget: Callable[[int], float] = _zero
-    temperature: Callable[[int], float] = _one
+    budget: Callable[[int], float] = lambda step: 0.0
+    temperature: Callable[[int], float] = lambda step: 1.0
 
 
 def trust_region_blend(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
@@ -155,10 +146,31 @@ def make_behavior(config: BehaviorConfig) -> Behavior:
     if config.kind in BEHAVIORS:
         return BEHAVIORS[config.kind](config)
     with reading(f"behavior.kind {config.kind}"):
-        behavior = find_behavior(config.kind)(config)
+        behavior = _own_behavior(config.kind)(config)
     if not isinstance(behavior, Behavior):
         raise UserError(
             f"behavior.kind {config.kind} gave a {type(behavior).__name__}, expected a "
             "trb_mlx.Behavior."
         )
     return behavior
+
+
+def _own_behavior(kind: str) -> Callable[..., Any]:
+    """The function behind `package.module:NAME`, or behind an entry point's name.
+
+    Modules are also looked for in the working folder, as by `python -m`.
+    """
+    if kind in entry_points(group=BEHAVIOR_GROUP).names:
+        (entry,) = entry_points(group=BEHAVIOR_GROUP, name=kind)
+        function = entry.load()
+    else:
+        module, _, name = kind.partition(":")
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        function = getattr(import_module(module), name, None)
+    if not callable(function):
+        raise UserError(
+            f"behavior.kind {kind} names no function; expected one that takes the config's "
+            "behavior section and gives a trb_mlx.Behavior."
+        )
+    return function

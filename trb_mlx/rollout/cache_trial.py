@@ -44,7 +44,7 @@ def make_decoder(scorer: Scorer) -> Decoder:
     module = scorer.model.module
     reference, make = _chosen.get(id(module), (None, None))
     if make is None or reference is None or reference() is not module:
-        make = _first_right(scorer)
+        make = _choose_decoder(scorer)
         _chosen[id(module)] = weakref.ref(module), make
     return make(scorer)
 
@@ -54,7 +54,7 @@ def can_trim(scorer: Scorer) -> bool:
     return make_decoder(scorer).is_trimmable
 
 
-def _first_right(scorer: Scorer) -> Make:
+def _choose_decoder(scorer: Scorer) -> Make:
     """Rows that can be trimmed, else mlx-lm's batch caches, else no batches at all."""
     usual = ROUNDING if scorer.model.is_float32 else ROUNDING_16_BIT
     failures: list[Exception] = []

@@ -41,7 +41,7 @@ class Offsets:
 
 
 class RowKVCache:
-    """One layer's cache, in the form that mlx-lm's models expect of theirs.
+    """One layer's cache, as mlx-lm's models use it.
 
     Attributes:
         keys, values: `[B, heads, places, dim]`, or None before the first pass.
