@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 
 from trb_mlx.config import LossConfig, TargetConfig
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.fused_head import Arrays, chunk_tokens, fused_head_loss
 from trb_mlx.ops.numerics import log_softmax, logsumexp
-from trb_mlx.ops.vocab import shared_logits
 from trb_mlx.rollout.packing import Packed
 from trb_mlx.rollout.recording import from_host
 from trb_mlx.training.target import is_exact, reverse_kl_measure, target_arrays, target_loss
@@ -30,13 +31,15 @@ class Objective:
         self.unfused = why_unfused(pair, is_exact(loss))
         self._loss = loss
         self._target = target or TargetConfig()
-        self._pair = pair
+        self._teacher = pair.teacher
+        # Without a split a scorer's hidden states are its raw logits.
+        self._student = pair.student if self.unfused is None else replace(pair.student, split=None)
 
     def batch(self, rollout: Rollout, packed: Packed, total: int) -> Arrays:
         """The arrays that `loss` takes of packed rows, in a step of `total` response tokens.
 
         `ids` `[B, L]` are the rows and `positions` `[N]` their places that predict a token; the
-        others, `[N, …]`, tell of each token its id, its weight in the average and the teacher.
+        others, `[N, …]`, give each token's id, its weight in the average and what the teacher says.
         """
         records = rollout.records
         assert records is not None
@@ -54,12 +57,9 @@ class Objective:
         if not is_exact(self._loss):
             names = ("support", "teacher_support", "teacher_rest")
             return arrays | {name: packed.flat(getattr(records, name)) for name in names}
-        teacher = self._pair.teacher
-        if teacher.split is None:
-            return arrays | {"teacher_logits": packed.pick(teacher.logits(packed.ids))}
         if records.teacher_hidden is not None:
             return arrays | {"teacher_hidden": from_host(packed.flat(records.teacher_hidden))}
-        return arrays | {"teacher_hidden": packed.pick(teacher.hidden(packed.ids))}
+        return arrays | {"teacher_hidden": packed.pick(self._teacher.hidden(packed.ids))}
 
     def loss(self, arrays: Arrays) -> tuple[mx.array, Arrays]:
         """(loss, measures) of a batch, each summed over its tokens and divided by the step's.
@@ -67,20 +67,17 @@ class Objective:
         Micro-batches so add up. The measures are `logprob_gap`, |student log-prob of the drawn
         token now − when drawn|, and `reverse_kl` where the loss itself is another form.
         """
-        student = self._pair.student
-        arrays = dict(arrays)
+        student, arrays = self._student, dict(arrays)
         ids, positions, weights = (arrays.pop(name) for name in ("ids", "positions", "weights"))
+        hidden = student.hidden(ids)
+        hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
         if self.unfused is None:
-            hidden = student.hidden(ids)
-            hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
             chunk = chunk_tokens(student.merge.size, models=2 if is_exact(self._loss) else 1)
             losses, measures = fused_head_loss(
                 hidden, arrays, student.logits_of, self._token_loss, chunk
             )
         else:
-            logits = student.model.module(ids)
-            logits = logits.reshape(-1, logits.shape[-1])[positions]
-            losses, measures = self._token_loss(shared_logits(logits, student.merge), arrays)
+            losses, measures = self._token_loss(student.logits_of(hidden), arrays)
         return _weighted_sum(losses, weights), {
             name: _weighted_sum(values, weights) for name, values in measures.items()
         }
@@ -88,11 +85,7 @@ class Objective:
     def _token_loss(self, logits: mx.array, arrays: Arrays) -> tuple[mx.array, Arrays]:
         """Loss and measures `[n]` of some tokens, from the student's logits `[n, V]`."""
         if is_exact(self._loss):
-            teacher_logits = (
-                arrays["teacher_logits"]
-                if "teacher_logits" in arrays
-                else self._pair.teacher.logits_of(arrays["teacher_hidden"])
-            )
+            teacher_logits = self._teacher.logits_of(arrays["teacher_hidden"])
             arrays = arrays | {"teacher_logprobs": log_softmax(teacher_logits)}
         fixed = mx.stop_gradient(logits)
         logprobs = token_logprobs(fixed, arrays["tokens"], arrays.get("temperature"))
