@@ -13,7 +13,7 @@ from trb_mlx.comparison.runs import _outcome_path, check_data, read_outcome
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
 from trb_mlx.data.held_out import PromptSplit
 from trb_mlx.errors import UserError
-from trb_mlx.runs.data import keep_digests
+from trb_mlx.runs.digests import keep_digests
 from trb_mlx.runs.folder import RunFolder, locate, write_config
 from trb_mlx.types import Prompt
 

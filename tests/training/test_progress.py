@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from trb_mlx.files import read_lines
+from trb_mlx.files import append_lines, read_lines
 from trb_mlx.text import clock
 from trb_mlx.training.callbacks.progress import ProgressPrinter
 from trb_mlx.training.callbacks.summary import Summary
-from trb_mlx.training.callbacks.writers import JsonLines, MetricsWriter
+from trb_mlx.training.callbacks.writers import MetricsWriter, drop_lines_after
 from trb_mlx.types import StepResult
 
 STEPS = [
@@ -141,14 +141,14 @@ def test_clock() -> None:
 
 
 def test_json_lines_have_no_nan_and_survive_a_cut(tmp_path: Path) -> None:
-    lines = JsonLines(tmp_path / "m.jsonl")
+    path = tmp_path / "m.jsonl"
     for step, value in enumerate([1.0, float("nan"), float("inf")]):
-        lines.append({"step": step, "loss": value})
-    with lines.path.open("a") as file:
+        append_lines(path, [{"step": step, "loss": value}])
+    with path.open("a") as file:
         file.write('{"step": 3, "lo')
-    assert [line["loss"] for line in read_lines(lines.path)] == [1.0, None, None]
-    lines.cut(1)
-    assert [json.loads(text)["step"] for text in lines.path.read_text().splitlines()] == [0, 1]
+    assert [line["loss"] for line in read_lines(path)] == [1.0, None, None]
+    drop_lines_after(path, 1)
+    assert [json.loads(text)["step"] for text in path.read_text().splitlines()] == [0, 1]
 
 
 def test_a_run_that_starts_over_starts_a_new_file(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from trb_mlx.files import (
     write_text,
 )
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
-from trb_mlx.runs.data import check_digests, has_same_files
+from trb_mlx.runs.digests import check_digests, has_same_files
 from trb_mlx.runs.folder import RunFolder, locate
 from trb_mlx.training.session import train_run
 from trb_mlx.types import say_nothing

@@ -22,7 +22,7 @@ from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
 from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
-from trb_mlx.runs.data import check_digests, chooses_the_same
+from trb_mlx.runs.digests import check_digests, chooses_the_same
 from trb_mlx.types import Prompt, Say, say_nothing
 
 

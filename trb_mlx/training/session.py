@@ -24,7 +24,7 @@ from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
-from trb_mlx.runs.data import check_digests, keep_digests
+from trb_mlx.runs.digests import check_digests, keep_digests
 from trb_mlx.runs.folder import RunFolder, holding_run, write_config
 from trb_mlx.text import say
 from trb_mlx.training.announcement import announcement, next_commands

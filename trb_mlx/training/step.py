@@ -120,14 +120,14 @@ class Stepper:
         self.updates += 1
         self.optimizer.learning_rate = mx.array(learning_rate, dtype=mx.float32)
         self.optimizer.update(self.module, clipped)
-        kept = tree_map(
+        parameters, state = tree_map(
             lambda new, old: mx.where(finite, new, old), self._trees(), self._before[:2]
         )
-        self.module.update(kept[0])
-        self.optimizer.state = kept[1]
-        found = mx.stack([value.astype(mx.float32) for value in numbers.values()])
-        mx.eval(kept, found)
-        metrics = dict(zip(numbers, np.asarray(found).tolist(), strict=True))
+        self.module.update(parameters)
+        self.optimizer.state = state
+        values = mx.stack([number.astype(mx.float32) for number in numbers.values()])
+        mx.eval(parameters, state, values)
+        metrics = dict(zip(numbers, np.asarray(values).tolist(), strict=True))
         self.skipped += int(metrics["skipped"])
         mx.clear_cache()  # what comes next, drawing or evaluating, has other shapes
         return metrics | {"learning_rate": learning_rate}

@@ -109,11 +109,11 @@ class ProgressPrinter(Callback):
         truncated = result.metrics.get("completions/truncated_fraction", 0.0)
         rewarded = result.metrics.get("reward/mean")
         self._unrewarded = self._unrewarded + 1 if rewarded == 0.0 else 0
-        found = {
+        sentences = {
             "truncated": truncation_warning(truncated, "rollout.max_tokens"),
             "unrewarded": NONE_RIGHT if self._unrewarded == UNREWARDED_STEPS else None,
         }
-        for kind, sentence in found.items():
+        for kind, sentence in sentences.items():
             if sentence is not None and kind not in self._warned:
                 self._warned.add(kind)
                 say(self._console, f"step {result.step}: {sentence}")

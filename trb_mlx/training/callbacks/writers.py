@@ -11,21 +11,10 @@ from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.types import Rollout, StepResult
 
 
-class JsonLines:
-    """A JSON-lines file whose lines carry a `step`."""
-
-    def __init__(self, path: Path) -> None:
-        """The file is made at the first line."""
-        self.path = path
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add one line."""
-        append_lines(self.path, [line])
-
-    def cut(self, step: int) -> None:
-        """Drop every line after `step`, and a last line that was cut off."""
-        if self.path.exists():
-            write_lines(self.path, [line for line in read_steps(self.path) if line["step"] <= step])
+def drop_lines_after(path: Path, step: int) -> None:
+    """Drop a JSON-lines file's lines of later steps, and a last line that was cut off."""
+    if path.exists():
+        write_lines(path, [line for line in read_steps(path) if line["step"] <= step])
 
 
 class MetricsWriter(Callback):
@@ -33,15 +22,15 @@ class MetricsWriter(Callback):
 
     def __init__(self, path: Path) -> None:
         """Write to `path`."""
-        self._lines = JsonLines(path)
+        self._path = path
 
     def on_start(self, step: int) -> None:
         """A resumed run writes the lines after its checkpoint again."""
-        self._lines.cut(step if step else -1)
+        drop_lines_after(self._path, step if step else -1)
 
     def on_step(self, result: StepResult) -> None:
         """One line."""
-        self._lines.append({"step": result.step, **result.metrics})
+        append_lines(self._path, [{"step": result.step, **result.metrics}])
 
 
 class SampleWriter(Callback):
@@ -51,24 +40,24 @@ class SampleWriter(Callback):
         self, path: Path, every: int, count: int, texts: Callable[[Rollout], list[str]]
     ) -> None:
         """Write `count` rollouts of every `every`-th step, decoded by `texts`."""
-        self._lines = JsonLines(path)
+        self._path = path
         self._every = every
         self._count = count
         self._texts = texts
 
     def on_start(self, step: int) -> None:
         """A resumed run writes the lines after its checkpoint again."""
-        self._lines.cut(step)
+        drop_lines_after(self._path, step)
 
     def on_step(self, result: StepResult) -> None:
         """Rollouts spread over the step's prompts, with their statistics."""
         rollout = result.rollout
-        if rollout is None or (result.step - 1) % self._every:
+        if rollout is None or (result.step - 1) % self._every or not self._count:
             return
         texts = self._texts(rollout)
-        rows = len(rollout.jobs)
-        for row in range(0, rows, max(1, rows // max(self._count, 1)))[: self._count]:
-            self._lines.append(_sample_line(result, rollout, row, texts[row]))
+        stride = max(1, len(texts) // self._count)
+        rows = range(0, len(texts), stride)[: self._count]
+        append_lines(self._path, [_sample_line(result, rollout, row, texts[row]) for row in rows])
 
 
 def _sample_line(result: StepResult, rollout: Rollout, row: int, text: str) -> dict[str, Any]:

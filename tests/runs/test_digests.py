@@ -11,7 +11,7 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.held_out import PromptSplit
 from trb_mlx.errors import UserError
-from trb_mlx.runs.data import check_digests, digest_prompts, keep_digests
+from trb_mlx.runs.digests import check_digests, digest_prompts, keep_digests
 from trb_mlx.runs.folder import RunFolder
 from trb_mlx.types import Prompt
 
