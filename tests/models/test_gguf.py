@@ -148,12 +148,12 @@ def test_scaled_frequencies_of_llama_3_are_recognised(tmp_path: Path) -> None:
     assert factors[0] == 1.0
     assert 1.0 < factors[4] < 32.0 == factors.max()
     path, changes = tmp_path / "m.gguf", {"llama.rope.freq_base": 5e5}
-    weights = write_gguf(path, changes=changes, extra={gguf_rope.TENSOR: factors})
+    weights = write_gguf(path, changes=changes, extra={gguf_rope.ROPE_FACTORS: factors})
     model = load(path)
     assert model.config["rope_scaling"] == scaling
     expected = source_logits("llama", weights, True, **base, rope_scaling=scaling)
     np.testing.assert_allclose(np.asarray(model.module(IDS)), expected, atol=1e-5)
-    write_gguf(path, changes=changes, extra={gguf_rope.TENSOR: factors[::-1].copy()})
+    write_gguf(path, changes=changes, extra={gguf_rope.ROPE_FACTORS: factors[::-1].copy()})
     with pytest.raises(UserError, match="in another way than Llama 3.1's"):
         load(path)
 

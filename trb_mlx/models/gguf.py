@@ -15,16 +15,17 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, one_line
 from trb_mlx.models import mlxlm
 from trb_mlx.models.gguf_reader import GgufError, GgufFile, brief, read_gguf
-from trb_mlx.models.gguf_rope import TENSOR as ROPE_FACTORS
-from trb_mlx.models.gguf_rope import rope_scaling
+from trb_mlx.models.gguf_rope import ROPE_FACTORS, rope_scaling
 from trb_mlx.models.gguf_tensors import BITS, GROUP, readable_types, unpack_tensor
 from trb_mlx.models.gguf_tokenizer import load_tokenizer, token_id
+from trb_mlx.models.model_config import FULL, SLIDING
 
 # Architecture → its model_type in Hugging Face's words.
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+GEMMA = "gemma3_text"
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": GEMMA}
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -61,10 +62,11 @@ def load_gguf(path: Path) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, 
     try:
         file = read_gguf(path, readable_types())
         config = model_config(file)
-        tokenizer = load_tokenizer(file.metadata, _as_list(config["eos_token_id"]))
+        stops = config["eos_token_id"]
+        tokenizer = load_tokenizer(file.metadata, stops if isinstance(stops, list) else [stops])
         if len(tokenizer) > config["vocab_size"]:
             raise GgufError(f"it has {len(tokenizer)} tokens for {config['vocab_size']} embeddings")
-        return _build(file, config), tokenizer, config
+        return _module(file, config), tokenizer, config
     except OSError as error:
         raise UserError(f"model {path} cannot be read: {error.strerror}.") from error
     except GgufError as error:
@@ -113,16 +115,13 @@ def _gemma_keys(metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, A
     if metadata.get("gemma3.final_logit_softcapping"):
         raise GgufError("gemma3.final_logit_softcapping is set, which no Gemma 3 has")
     period = _size(metadata, "gemma3.attention.sliding_window_pattern", GEMMA_PERIOD)
-    kinds = [
-        "sliding_attention" if (block + 1) % period else "full_attention" for block in range(blocks)
-    ]
     if period > blocks:
         raise GgufError(f"it has {blocks} blocks, and none of full attention in {period}")
     is_27b = blocks == GEMMA_27B_BLOCKS
     return {
         "sliding_window": _size(metadata, "gemma3.attention.sliding_window"),
         "sliding_window_pattern": period,
-        "layer_types": kinds,
+        "layer_types": [SLIDING if (block + 1) % period else FULL for block in range(blocks)],
         "rope_local_base_freq": _positive(metadata, "gemma3.rope.freq_base_swa", 10000.0),
         "query_pre_attn_scalar": config["hidden_size"] // heads if is_27b else config["head_dim"],
     }
@@ -154,15 +153,11 @@ def _positive(metadata: dict[str, Any], key: str, default: float | None = None) 
 
 
 def _stop_ids(metadata: dict[str, Any]) -> int | list[int]:
-    found = [token_id(metadata, name) for name in STOPS]
-    ids = list(dict.fromkeys(index for index in found if index is not None))
+    named = [token_id(metadata, name) for name in STOPS]
+    ids = list(dict.fromkeys(index for index in named if index is not None))
     if not ids:
         raise GgufError("it has no tokenizer.ggml.eos_token_id")
     return ids if len(ids) > 1 else ids[0]
-
-
-def _as_list(ids: int | list[int]) -> list[int]:
-    return ids if isinstance(ids, list) else [ids]
 
 
 def _check_sizes(file: GgufFile, config: dict[str, Any]) -> int:
@@ -198,55 +193,53 @@ def _shape(file: GgufFile, name: str) -> tuple[int, ...]:
     return file.tensors[name].shape
 
 
-def _build(file: GgufFile, config: dict[str, Any]) -> nn.Module:
+def _module(file: GgufFile, config: dict[str, Any]) -> nn.Module:
     """mlx-lm's module with the file's weights; linears and embeddings stay packed."""
-    try:
-        return _filled(mlxlm.make_model(config), file, config)
-    except ValueError as error:  # of mlx, about shapes and names
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise GgufError(f"its tensors are not those of {config['model_type']}: {reason}") from error
-
-
-def _filled(module: nn.Module, file: GgufFile, config: dict[str, Any]) -> nn.Module:
+    kind = config["model_type"]
     weights: dict[str, mx.array] = {}
     packed: dict[str, dict[str, int]] = {}
-    for name, tensor in file.tensors.items():
-        if name == ROPE_FACTORS:  # in the config by now
-            continue
-        place, leaf = _place(name, config["model_type"])
-        if tensor.kind in BITS:
-            packed[place] = {"group_size": GROUP, "bits": BITS[tensor.kind]}
-        for suffix, array in unpack_tensor(tensor).items():
-            key = f"{place}.{leaf if suffix == 'weight' else suffix}"
-            weights[key] = _restore(place, array, config)
-    if config["model_type"] == "gemma3_text":
-        weights = module.sanitize(weights)  # takes the head away where there is none
-    nn.quantize(module, class_predicate=lambda path, _: packed.get(path, False))
-    module.load_weights(list(weights.items()), strict=True)
+    try:
+        for name, tensor in file.tensors.items():
+            if name == ROPE_FACTORS:  # in the config by now
+                continue
+            path, leaf = _module_path(name, kind)
+            if tensor.kind in BITS:
+                packed[path] = {"group_size": GROUP, "bits": BITS[tensor.kind]}
+            for suffix, array in unpack_tensor(tensor).items():
+                key = f"{path}.{leaf if suffix == 'weight' else suffix}"
+                weights[key] = _restore(path, array, config)
+        module = mlxlm.make_model(config)
+        if kind == GEMMA:
+            weights = module.sanitize(weights)  # takes the head away where there is none
+        nn.quantize(module, class_predicate=lambda path, _: packed.get(path, False))
+        module.load_weights(list(weights.items()), strict=True)
+    except ValueError as error:  # of mlx, about shapes and names
+        reason = one_line(str(error), 200)
+        raise GgufError(f"its tensors are not those of {kind}: {reason}") from error
     return module
 
 
-def _place(name: str, kind: str) -> tuple[str, str]:
+def _module_path(name: str, kind: str) -> tuple[str, str]:
     """The path of the module, and its leaf, that a tensor's name stands for."""
-    found = re.fullmatch(r"(?:blk\.(\d{1,5})\.)?([a-z_]+)\.(weight|bias)", name)
-    names = GEMMA_NAMES if kind == "gemma3_text" else NAMES
-    if not found or found[2] not in names:
+    match = re.fullmatch(r"(?:blk\.(\d{1,5})\.)?([a-z_]+)\.(weight|bias)", name)
+    names = GEMMA_NAMES if kind == GEMMA else NAMES
+    if not match or match[2] not in names:
         raise GgufError(f"tensor {brief(name)} has no place in the architectures known here")
-    prefix = "" if found[1] is None else f"model.layers.{found[1]}."
-    return prefix + names[found[2]], found[3]
+    prefix = "" if match[1] is None else f"model.layers.{match[1]}."
+    return prefix + names[match[2]], match[3]
 
 
-def _restore(place: str, array: mx.array, config: dict[str, Any]) -> mx.array:
+def _restore(path: str, array: mx.array, config: dict[str, Any]) -> mx.array:
     """Undo what llama.cpp's converter does: it adds one to Gemma's norms, and permutes rows.
 
     Rows of q and k are permuted for llama alone, whatever a row holds. Of every head, Hugging
     Face's row half · head_dim / 2 + pair lies at row 2 · pair + half.
     """
-    which = place.rpartition(".")[2]
-    if config["model_type"] == "gemma3_text" and which.endswith("norm"):
+    layer = path.rpartition(".")[2]
+    if config["model_type"] == GEMMA and layer.endswith("norm"):
         return array.astype(mx.float32) - 1.0
-    if config["model_type"] != "llama" or which not in ("q_proj", "k_proj"):
+    if config["model_type"] != "llama" or layer not in ("q_proj", "k_proj"):
         return array
-    heads = config["num_attention_heads" if which == "q_proj" else "num_key_value_heads"]
+    heads = config["num_attention_heads" if layer == "q_proj" else "num_key_value_heads"]
     split = array.reshape(heads, array.shape[0] // heads // 2, 2, -1)
     return split.swapaxes(1, 2).reshape(array.shape)

@@ -139,7 +139,11 @@ def read_gguf(path: Path, block_types: dict[int, BlockType]) -> GgufFile:
     if path.stat().st_size < 4:
         raise GgufError("it is no GGUF file (the first four bytes are not GGUF)")
     cursor = _Cursor(np.memmap(path, dtype=np.uint8, mode="r"))
-    _check_version(cursor)
+    if cursor.take(4).tobytes() != b"GGUF":
+        raise GgufError("it is no GGUF file (the first four bytes are not GGUF)")
+    version = cursor.scalar("I")
+    if version not in (2, 3):
+        raise GgufError(f"it is of GGUF version {version}, expected 2 or 3 in little-endian order")
     tensor_count, value_count = cursor.scalar("Q"), cursor.scalar("Q")
     metadata: dict[str, Any] = {}
     for _ in range(value_count):
@@ -150,15 +154,12 @@ def read_gguf(path: Path, block_types: dict[int, BlockType]) -> GgufFile:
     if metadata.get("split.count", 1) not in (0, 1):
         raise GgufError("it is one part of several; expected a model in one file")
     entries = [_entry(cursor) for _ in range(tensor_count)]
-    return GgufFile(metadata, _place(entries, _data_section(cursor, metadata), block_types))
-
-
-def _check_version(cursor: _Cursor) -> None:
-    if cursor.take(4).tobytes() != b"GGUF":
-        raise GgufError("it is no GGUF file (the first four bytes are not GGUF)")
-    version = cursor.scalar("I")
-    if version not in (2, 3):
-        raise GgufError(f"it is of GGUF version {version}, expected 2 or 3 in little-endian order")
+    # The data begins at the next multiple of the alignment.
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise GgufError(f"general.alignment is {brief(alignment)}, expected a power of two")
+    start = -(-cursor.place // alignment) * alignment
+    return GgufFile(metadata, _tensors(entries, cursor.data[start:], block_types))
 
 
 def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
@@ -170,16 +171,7 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, cursor.scalar("I"), cursor.scalar("Q")
 
 
-def _data_section(cursor: _Cursor, metadata: dict[str, Any]) -> np.ndarray:
-    """The bytes after the header, from the next multiple of the alignment on."""
-    alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise GgufError(f"general.alignment is {brief(alignment)}, expected a power of two")
-    start = -(-cursor.place // alignment) * alignment
-    return cursor.data[start:]
-
-
-def _place(
+def _tensors(
     entries: list[tuple[str, tuple[int, ...], int, int]],
     data: np.ndarray,
     block_types: dict[int, BlockType],
@@ -191,12 +183,16 @@ def _place(
         if name in tensors:
             raise GgufError(f"it holds tensor {label} twice")
         if kind not in block_types:
-            known = ", ".join(block.name for block in block_types.values())
+            known = ", ".join(each.name for each in block_types.values())
             raise GgufError(
-                f"tensor {label} is of type {_type_name(kind)}, expected one of {known}"
+                f"tensor {label} is of type {_OTHER_TYPES.get(kind, f'number {kind}')}, "
+                f"expected one of {known}"
                 + ("; `pip install 'trb-mlx[gguf]'` reads more" if kind in _OTHER_TYPES else "")
             )
-        size = _nbytes(label, shape, block_types[kind])
+        block = block_types[kind]
+        if shape[-1] % block.values or not math.prod(shape):
+            raise GgufError(f"tensor {label} has shape {shape}, which {block.name} cannot hold")
+        size = math.prod(shape) // block.values * block.nbytes
         if offset + size > len(data):
             raise GgufError(f"tensor {label} lies beyond its end (is the file complete?)")
         total += size
@@ -204,16 +200,6 @@ def _place(
     if total > len(data):  # else a few bytes could be asked for any number of times
         raise GgufError("its tensors overlap")
     return tensors
-
-
-def _nbytes(label: str, shape: tuple[int, ...], block: BlockType) -> int:
-    if shape[-1] % block.values or not math.prod(shape):
-        raise GgufError(f"tensor {label} has shape {shape}, which {block.name} cannot hold")
-    return math.prod(shape) // block.values * block.nbytes
-
-
-def _type_name(kind: int) -> str:
-    return _OTHER_TYPES.get(kind, f"number {kind}")
 
 
 # Types that are not read here, by ggml's numbers.

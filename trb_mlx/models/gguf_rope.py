@@ -15,7 +15,7 @@ import numpy as np
 from trb_mlx.models.gguf_reader import GgufError, GgufFile, brief
 from trb_mlx.models.gguf_tensors import F32
 
-TENSOR = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 LLAMA3 = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -35,14 +35,16 @@ def rope_scaling(file: GgufFile, name: str, base: float, head_dim: int) -> dict[
     kind = file.metadata.get(f"{name}.rope.scaling.type", "linear")
     if kind not in ("none", "linear"):
         raise GgufError(f"its rotary frequencies are scaled ({brief(kind)}), which is not read")
-    factor = _factor(file, name) if kind == "linear" else 1.0
-    tensor = file.tensors.get(TENSOR)
+    factor = _linear_factor(file.metadata, name) if kind == "linear" else 1.0
+    tensor = file.tensors.get(ROPE_FACTORS)
     if tensor is None:
         return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
     if factor != 1.0:
-        raise GgufError(f"its rotary frequencies are scaled by {TENSOR} and by {factor:g} besides")
+        raise GgufError(
+            f"its rotary frequencies are scaled by {ROPE_FACTORS} and by {factor:g} besides"
+        )
     if tensor.kind != F32 or tensor.shape != (head_dim // 2,):
-        raise GgufError(f"tensor {TENSOR} is not {head_dim // 2} values of type F32")
+        raise GgufError(f"tensor {ROPE_FACTORS} is not {head_dim // 2} values of type F32")
     factors = tensor.data.copy().view(np.float32)
     scaling = LLAMA3 | {"factor": float(factors.max())}
     if not np.allclose(factors, llama3_factors(scaling, base, head_dim), rtol=1e-4):
@@ -50,10 +52,10 @@ def rope_scaling(file: GgufFile, name: str, base: float, head_dim: int) -> dict[
     return scaling
 
 
-def _factor(file: GgufFile, name: str) -> float:
+def _linear_factor(metadata: dict[str, Any], name: str) -> float:
     """What positions are divided by; 0 means 1, as in llama.cpp."""
     for key in (f"{name}.rope.scaling.factor", f"{name}.rope.scale_linear"):
-        value = file.metadata.get(key)
+        value = metadata.get(key)
         if value is not None:
             if not isinstance(value, float) or not 0 <= value < math.inf:
                 raise GgufError(f"{key} is {brief(value)}, expected a positive number")

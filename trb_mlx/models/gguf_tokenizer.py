@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from tokenizers import pre_tokenizers as pre
 
+from trb_mlx.errors import one_line
 from trb_mlx.models import mlxlm
 from trb_mlx.models.gguf_reader import GgufError, brief
 
@@ -49,8 +50,7 @@ def load_tokenizer(metadata: dict[str, Any], eos_ids: list[int]) -> mlxlm.Tokeni
     except GgufError:
         raise
     except Exception as error:  # tokenizers raises no narrower class
-        reason = " ".join(str(error).split())[:200]
-        raise GgufError(f"its tokenizer cannot be built: {reason}") from error
+        raise GgufError(f"its tokenizer cannot be built: {one_line(str(error), 200)}") from error
 
 
 def _wrapped(
