@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download, metadata_load
 
 from trb_mlx.adapters.adapter import Adapter, read_json
 from trb_mlx.config import ModelConfig
-from trb_mlx.errors import UserError, reading
-from trb_mlx.models.checkpoint_files import has_head
+from trb_mlx.errors import UserError
+from trb_mlx.models.checkpoint_files import has_head, stored_shapes
 from trb_mlx.models.loading import resolve
 from trb_mlx.models.mlx_lm_note import mlx_lm_note
 
@@ -200,10 +199,4 @@ def check_shapes(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], model:
 
 def folder_shapes(model: str) -> dict[str, tuple[int, ...]]:
     """Shapes by name of a folder's weights; empty for a Hub id, which is not fetched for it."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(Path(resolve(model)).glob("model*.safetensors")):
-        with reading(str(file)):
-            weights = mx.load(str(file))  # lazy: only the header is read
-            assert isinstance(weights, dict)
-            shapes |= {name: array.shape for name, array in weights.items()}
-    return shapes
+    return stored_shapes(Path(resolve(model)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
@@ -90,10 +88,7 @@ def write_model(
     module = mlxlm.dequantize_model(model.module)
     config = dense_config(model.config, module)
     if quantize is not None:
-        with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints its bits per weight
-            module, config = mlxlm.quantize_model(
-                module, config, quantize.group_size, quantize.bits
-            )
+        module, config = mlxlm.quantize_model(module, config, quantize.group_size, quantize.bits)
     mlxlm.save_model(folder, module)
     mlxlm.save_config(config, folder / "config.json")
     _write_tokenizer(folder, model, revision)

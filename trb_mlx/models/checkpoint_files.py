@@ -12,6 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from trb_mlx.errors import UserError, reading
+from trb_mlx.models.model_config import text_config
 
 LAYERS = re.compile(r"(.*?(?:layers|layer|blocks|h))\.(\d{1,9})\.")
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
@@ -57,19 +58,18 @@ def check_sizes(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], mode
         return
     lists: dict[str, int] = {}  # some architectures keep their layers in two lists
     for name in shapes:
-        if found := LAYERS.match(name):
-            lists[found[1]] = max(lists.get(found[1], 0), int(found[2]) + 1)
-    held = sum(lists.values())
+        if match := LAYERS.match(name):
+            lists[match[1]] = max(lists.get(match[1], 0), int(match[2]) + 1)
+    layers = sum(lists.values()) or len(shapes)
     largest = PACKED * max(max(shape, default=1) for shape in shapes.values())
-    text = config.get("text_config")
-    for level in (config, text if isinstance(text, dict) else {}):
+    for level in (config, text_config(config) or {}):
         for key, value in level.items():
             if not isinstance(value, int):
                 continue
-            if key in LAYER_COUNTS and value > (held or len(shapes)):
+            if key in LAYER_COUNTS and value > layers:
                 raise UserError(
                     f"config.json of model {model} has {key} {value}, and its weights hold "
-                    f"{held or len(shapes)} layers; the two are not of one model."
+                    f"{layers} layers; the two are not of one model."
                 )
             if WIDTHS.fullmatch(key) and value > largest:
                 raise UserError(

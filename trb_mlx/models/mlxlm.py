@@ -27,11 +27,11 @@ from mlx_lm.utils import (
     load_config,
     load_model,
     load_tokenizer,
-    quantize_model,
     save_config,
     save_model,
 )
 from mlx_lm.utils import dequantize_model as _dequantize_model
+from mlx_lm.utils import quantize_model as _quantize_model
 
 __all__ = [
     "KVCache",
@@ -77,6 +77,14 @@ def dequantize_model(module: nn.Module) -> nn.Module:
     for name in names if own else ():
         layers[name].set_dtype(own[0].dtype)
     return module
+
+
+def quantize_model(
+    model: nn.Module, config: dict[str, Any], group_size: int, bits: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Quantize in place, without mlx-lm's print of the bits per weight; give the config of it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _quantize_model(model, config, group_size, bits)
 
 
 def config_fields(config: dict[str, Any]) -> dict[str, bool]:

@@ -31,7 +31,7 @@ ALIASES = {
     "swa_rope_theta": "rope_local_base_freq",
 }
 LOCAL_BASES = ("rope_local_base_freq", "swa_rope_theta")
-# What transformers holds fixed or writes under another name, and mlx-lm has to be told.
+# What transformers holds fixed or writes under another name, and mlx-lm has to be given.
 IMPLIED = {"apertus": {"mlp_bias": False, "post_norm": False, "qk_norm": True}}
 RENAMED = {"block_dim": "hidden_size", "n_ctx": "n_positions"}
 
@@ -45,18 +45,23 @@ def complete_config(config: dict[str, Any], has_head: bool) -> dict[str, Any]:
             `tie_word_embeddings` where the config says nothing.
     """
     read = read_config(config)
-    found = _completed(config, read)
-    text = config.get("text_config")
-    if isinstance(text, dict):
+    levels, complete = [config], _completed(config, read)
+    completed = [complete]
+    if (text := text_config(config)) is not None:
         inner = read.get("text_config") or {}
         named = {"model_type": inner["model_type"]} if "model_type" in inner else {}
-        found["text_config"] = _completed(named | text, inner)
-    levels = [config, text] if isinstance(text, dict) else [config]
+        complete["text_config"] = _completed(named | text, inner)
+        levels, completed = [config, text], [complete, complete["text_config"]]
     if all(level.get("tie_word_embeddings") is None for level in levels):
-        found["tie_word_embeddings"] = not has_head
-        if isinstance(text, dict):
-            found["text_config"]["tie_word_embeddings"] = not has_head
-    return found
+        for level in completed:
+            level["tie_word_embeddings"] = not has_head
+    return complete
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The language model's part of a multimodal wrapper's config; None where it is no wrapper."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else None
 
 
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -78,20 +83,19 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         transformers_logging.set_verbosity(verbosity)
     # A key that the class does not know is only carried along, and means nothing to it.
     known = {field.name for field in dataclasses.fields(read)}
-    found = {key: value for key, value in values.items() if key in known}
     aliases = {name: values[key] for name, key in read.attribute_map.items() if key in values}
-    return aliases | found
+    return aliases | {key: value for key, value in values.items() if key in known}
 
 
 def _completed(config: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
-    found = dict(config)
+    complete = dict(config)
     known = read | IMPLIED.get(str(config.get("model_type")), {}) | _full_layers(config)
     fields = mlxlm.config_fields(read | config)
     for name, required in fields.items():
         key = name if name in known else RENAMED.get(name, name)
-        if found.get(name) is None and key in known and (required or known[key] is not None):
-            found[name] = known[key]
-    keys = rotary_keys(read.get("rope_parameters") or config.get("rope_parameters"), found)
+        if complete.get(name) is None and key in known and (required or known[key] is not None):
+            complete[name] = known[key]
+    keys = rotary_keys(read.get("rope_parameters") or config.get("rope_parameters"), complete)
     keys = {key: value for key, value in keys.items() if key not in ALIASES or key in fields}
     if not config.get("rope_parameters"):
         # transformers 5 gives some sliding layers a default of its own where version 4, which
@@ -104,7 +108,7 @@ def _completed(config: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         others = ("rope_type", "original_max_position_embeddings")
         scaling = keys["rope_scaling"].items()
         keys["rope_scaling"] = {key: value for key, value in scaling if key not in others}
-    return found | keys
+    return complete | keys
 
 
 def _full_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,11 +143,11 @@ def rotary_keys(parameters: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     original = scaling.get("original_max_position_embeddings")
     if config.get("original_max_position_embeddings") is None and kind == "longrope":
         keys["original_max_position_embeddings"] = original
-    found = {key: value for key, value in keys.items() if value is not None}
+    keys = {key: value for key, value in keys.items() if value is not None}
     if "mrope_section" in scaling:  # the same as plain positions while there is only text
-        return found
+        return keys
     plain = kind == "default"
-    return found | {"rope_scaling": None if plain else scaling | {"type": kind, "rope_type": kind}}
+    return keys | {"rope_scaling": None if plain else scaling | {"type": kind, "rope_type": kind}}
 
 
 def build_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def build_config(config: dict[str, Any]) -> dict[str, Any]:
             changes[PATTERN] = _pattern(config, [kind == FULL for kind in layers])
         if FULL not in layers:  # mlx-lm asks where the first such layer is; see `windows`
             changes["layer_types"] = [FULL] * len(layers)
-    if isinstance(text := config.get("text_config"), dict):
+    if (text := text_config(config)) is not None:
         changes["text_config"] = build_config(text)
     return copy.deepcopy(config | changes)  # some of mlx-lm's ModelArgs take keys out of it
 
@@ -202,12 +206,12 @@ def context_length(config: dict[str, Any]) -> int | None:
     Longrope's long factors, which replace the short ones at every position once a sequence is
     longer than the original context, are not used: a cache could not follow.
     """
-    text = config.get("text_config")
-    found = text if isinstance(text, dict) and "max_position_embeddings" in text else config
-    scaling = found.get("rope_scaling")
-    limits = [found.get("max_position_embeddings")]
+    text = text_config(config) or {}
+    level = text if "max_position_embeddings" in text else config
+    scaling = level.get("rope_scaling")
+    limits = [level.get("max_position_embeddings")]
     if isinstance(scaling, dict) and {scaling.get("rope_type"), scaling.get("type")} & LONGROPE:
-        limits += [each.get("original_max_position_embeddings") for each in (scaling, found)]
+        limits += [each.get("original_max_position_embeddings") for each in (scaling, level)]
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and limit >= 1]
     return min(known, default=None)
 
@@ -217,8 +221,8 @@ def attention_windows(config: dict[str, Any]) -> list[int | None]:
 
     Empty where no window is shorter than the context, and for architectures that it does not have.
     """
-    text = config.get("text_config")
-    read = read_config(text if isinstance(text, dict) else config)
+    text = text_config(config)
+    read = read_config(config if text is None else text)
     window, context = read.get("sliding_window"), context_length(config)
     if not window or read.get("use_sliding_window") is False or (context and window >= context):
         return []

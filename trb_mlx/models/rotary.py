@@ -37,7 +37,11 @@ def fit_rotary(module: nn.Module, config: dict[str, Any], model: str) -> None:
             for rope in layer.modules() if kind == SLIDING else ():
                 if type(rope) is nn.RoPE:
                     rope.base = local
-    ropes = {name: layer for name, layer in module.named_modules() if _is_rotary(layer)}
+    ropes = {
+        name: layer
+        for name, layer in module.named_modules()
+        if any(word in type(layer).__name__.lower() for word in ("rope", "rotary"))
+    }
     plain = {name: m for name, m in ropes.items() if type(m) is nn.RoPE and m.scale == 1.0}
     part = config.get("partial_rotary_factor") or 1.0
     if "rope_parameters" in fields or {"partial_rotary_factor", "rotary_pct"} & set(fields):
@@ -99,8 +103,3 @@ def _yarn_periods(dims: int, base: float, scaling: dict[str, Any]) -> mx.array:
     ramp = mx.clip((steps - low) / max(high - low, 1e-3), 0, 1)
     periods = base ** (2 * steps / dims)
     return periods / ((1 - ramp) + ramp / scaling["factor"])
-
-
-def _is_rotary(layer: nn.Module) -> bool:
-    name = type(layer).__name__.lower()
-    return "rope" in name or "rotary" in name

@@ -32,17 +32,16 @@ def slide_layers(module: nn.Module, windows: list[int | None]) -> bool:
 
 
 def _sliding(plain: type[nn.Module]) -> type[nn.Module]:
+    """The class with a mask of its own: new tokens see a window, themselves included."""
+
     def call(
         self: nn.Module, hidden: mx.array, mask: Any = None, cache: Any = None, **others: Any
     ) -> Any:
-        mask = _narrowed(mask, hidden.shape[1], cache, self.attention_window)
+        count, window = hidden.shape[1], self.attention_window
+        if cache is not None:
+            mask = cache.make_mask(count, return_array=True, window_size=window)
+        elif count > window:
+            mask = mlxlm.create_causal_mask(count, window_size=window)
         return plain.__call__(self, hidden, mask, cache, **others)
 
     return type(plain.__name__, (plain,), {"__call__": call})
-
-
-def _narrowed(mask: Any, count: int, cache: Any, window: int) -> Any:
-    """The mask of `count` new tokens that see `window` positions, themselves included."""
-    if cache is not None:
-        return cache.make_mask(count, return_array=True, window_size=window)
-    return mask if count <= window else mlxlm.create_causal_mask(count, window_size=window)
