@@ -56,9 +56,10 @@ def check_keys(folder: Path, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key in FREE or key == "init_lora_weights" or not value or value == DEFAULTS.get(key):
             continue
+        default = repr(DEFAULTS[key]) if key in DEFAULTS else "null, false or empty"
         raise UserError(
             f"adapter {folder} has {_brief(key, quoted=False)} = {_brief(value)}, which mlx-lm's "
-            f"layers cannot hold; expected PEFT's default, {_default(key)}."
+            f"layers cannot hold; expected PEFT's default, {default}."
         )
 
 
@@ -85,10 +86,6 @@ def positive(folder: Path, config: Mapping[str, Any], key: str) -> float:
     if value is None or not is_number or not 0 < value <= sys.float_info.max:
         raise UserError(f"adapter {folder}: {key} is {_brief(value)}, expected a positive number.")
     return float(value)
-
-
-def _default(key: str) -> str:
-    return repr(DEFAULTS[key]) if key in DEFAULTS else "null, false or empty"
 
 
 def _brief(value: Any, quoted: bool = True) -> str:

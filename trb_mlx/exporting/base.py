@@ -41,12 +41,12 @@ EXPERT_FAMILIES = ("granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 class Base:
     """The model under an adapter: a Hub id or folder, or None where it has to be written.
 
-    `details` is its config.json; `note` is what the export's reader has to know about it.
+    `config` is its config.json; `note` is what the export's reader has to know about it.
     """
 
     model: str | None
     revision: str | None
-    details: dict[str, Any]
+    config: dict[str, Any]
     note: str | None = None
 
 
@@ -70,9 +70,9 @@ def find_base(student: ModelConfig, given: str | None) -> Base:
     model, revision = (given, None) if given else (student.model, student.revision)
     if not is_portable(model):
         return Base(None, None, {}, _rounding_note(student))
-    details = base_config(model, revision)
-    if "quantization" not in details and "quantization_config" not in details:
-        return Base(model, revision, details, _rounding_note(student))
+    config = base_config(model, revision)
+    if "quantization" not in config and "quantization_config" not in config:
+        return Base(model, revision, config, _rounding_note(student))
     if given:
         raise UserError(f"--base {given} is quantized, expected the original.")
     original = card_metadata(model, revision).get("base_model")
@@ -83,12 +83,11 @@ def find_base(student: ModelConfig, given: str | None) -> Base:
             f"student {model} is quantized and its card names no base_model; name the original "
             "with --base."
         )
-    details = base_config(original, None)
     note = (
         f"The student was trained on {model}, a quantized copy of the base: on the base itself, "
         "logits differ from the trained student's by the rounding."
     )
-    return Base(original, None, details, note)
+    return Base(original, None, base_config(original, None), note)
 
 
 def _rounding_note(student: ModelConfig) -> str | None:
@@ -148,18 +147,18 @@ def model_file(model: str, name: str, revision: str | None = None) -> Path | Non
         return None
 
 
-def check_family(details: dict[str, Any], model: str, modules: Sequence[str] = ()) -> None:
+def check_family(config: dict[str, Any], model: str, modules: Sequence[str] = ()) -> None:
     """Refuse weights that need not lie as transformers expects them.
 
     Args:
-        details: the base's config.json.
+        config: the base's config.json.
         model: its name.
         modules: the adapted ones, where only an adapter is written.
 
     Raises:
         UserError: names the families that are known.
     """
-    kind = details.get("model_type")
+    kind = config.get("model_type")
     if kind in FAMILIES:
         return
     if kind in EXPERT_FAMILIES and modules:

@@ -20,17 +20,25 @@ from trb_mlx.method import (
 )
 from trb_mlx.text import number
 
-USAGE = {
-    "peft": """from peft import PeftModel
+_USAGE = {
+    "peft": """```python
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained({base!r})
-model = PeftModel.from_pretrained(model, "PATH_OR_ID_OF_THIS_FOLDER")""",
-    "mlx-lm": 'python -m mlx_lm generate --model {base} --adapter-path THIS_FOLDER --prompt "…"',
-    "merged": 'python -m mlx_lm generate --model PATH_OR_ID_OF_THIS_FOLDER --prompt "…"',
-    "base": 'python -m mlx_lm generate --model THIS_FOLDER --prompt "…"',
+model = PeftModel.from_pretrained(model, "PATH_OR_ID_OF_THIS_FOLDER")
+```""",
+    "mlx-lm": """```sh
+python -m mlx_lm generate --model {base} --adapter-path THIS_FOLDER --prompt "…"
+```""",
+    "merged": """```sh
+python -m mlx_lm generate --model PATH_OR_ID_OF_THIS_FOLDER --prompt "…"
+```""",
+    "base": """```sh
+python -m mlx_lm generate --model THIS_FOLDER --prompt "…"
+```""",
 }
-_WHAT = {
+_TITLES = {
     "peft": "A LoRA adapter in PEFT's format",
     "mlx-lm": "A LoRA adapter in mlx-lm's format",
     "merged": "A whole model",
@@ -58,24 +66,20 @@ def write_card(
     """
     student, teacher = source.config.student.model, source.config.teacher.model
     if kind == "base":
-        opening = f"{_WHAT[kind]}: {public_name(student)}, unquantized."
+        opening = f"{_TITLES[kind]}: {public_name(student)}, unquantized."
     else:
         opening = (
-            f"{_WHAT[kind]}: step {source.step} of a run of trb-mlx {__version__}, in which "
+            f"{_TITLES[kind]}: step {source.step} of a run of trb-mlx {__version__}, in which "
             f"{public_name(student)} was distilled on-policy from {public_name(teacher)} by "
             f"{describe_divergence(source.config)}."
         )
-    name, language = public_name(base), "sh"
-    if kind == "peft":
-        language = "python"
-    else:
-        name = shlex.quote(name)
+    name = public_name(base)
     parts = [
         f"---\n{_front_matter(kind, base, license)}\n---",
         f"# {source.run}",
         opening,
         *notes,
-        f"```{language}\n{USAGE[kind].format(base=name)}\n```",
+        _USAGE[kind].format(base=name if kind == "peft" else shlex.quote(name)),
     ]
     if kind != "base":
         parts += ["## How it was made", _settings_table(source, base)]

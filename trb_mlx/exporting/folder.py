@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,17 @@ def check_replaceable(path: Path) -> None:
         raise UserError(f"--out {path} is a file, expected a folder to be made.")
     if not path.is_dir():
         return
-    strange = sorted({*list_files(path)} - {*_written(path), MARKER})
-    if strange:
+    written: set[str] = set()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        written = set(json.loads((path / MARKER).read_text(encoding="utf-8"))["files"])
+    others = sorted({*list_files(path)} - written - {MARKER})
+    if others:
         raise UserError(
-            f"{path} holds {strange[0]}, which no export wrote; move it away or name another --out."
+            f"{path} holds {others[0]}, which no export wrote; move it away or name another --out."
         )
 
 
 def list_files(folder: Path) -> list[str]:
     """The files below a folder, by their paths in it."""
-    found = (path for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path.relative_to(folder).as_posix() for path in found)
-
-
-def _written(path: Path) -> list[str]:
-    try:
-        return list(json.loads((path / MARKER).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in files)

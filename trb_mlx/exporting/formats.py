@@ -61,28 +61,28 @@ def export_peft(
         shared: refuse a base that is not on the Hub.
 
     Raises:
-        UserError: the base cannot be found, or PEFT or transformers lay such weights out otherwise.
+        UserError: the base cannot be found, or PEFT lays such weights out otherwise.
         RunError: the disk is full or cannot be written.
     """
     arrays = peft_arrays(source.adapter)
-    student, modules = source.config.student, source.adapter.modules
-    found = find_base(student, base)
+    student = source.config.student
+    original = find_base(student, base)
     if shared:
-        _check_on_hub(found.model, student)
-    if found.model is None:
+        _check_on_hub(original.model, student)
+    if original.model is None:
         model = _load_base(student, base)
-        name, details = model.name, model.config
+        name, base_config = model.name, model.config
         shapes = {key: array.shape for key, array in tree_flatten(model.module.parameters())}
     else:
-        model, name, details = None, found.model, found.details
+        model, name, base_config = None, original.model, original.config
         shapes = folder_shapes(name)
-    check_family(details, name, modules)
+    check_family(base_config, name, source.adapter.modules)
     check_shapes(source.adapter, shapes, name)
     if model is not None:
         name = _write_base(source, base_out, model, license)
-    blocks = int(details["num_hidden_layers"])
-    config = peft_config(source.adapter, _absolute(name), found.revision, blocks)
-    notes = [found.note] if found.note else []
+    blocks = int(base_config["num_hidden_layers"])
+    config = peft_config(source.adapter, _absolute(name), original.revision, blocks)
+    notes = [original.note] if original.note else []
     with writing_export(out, _contents("peft", source)) as draft:
         save_arrays(draft / PEFT_WEIGHTS, arrays, framework="pt")
         _write_json(draft / CONFIG, config)
