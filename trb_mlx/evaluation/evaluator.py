@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
 # Held-out draws are keyed apart from every training step, and alike at every evaluation, so
 # that two evaluations differ by the model alone.
 EVALUATION_STREAM = 2**40
-MOST = 0.5  # above this share of rollouts that were cut, a length limit is likely to be wrong
+TRUNCATED = 0.5  # a larger share of truncated rollouts suggests that the length limit is wrong
 NONE_RIGHT = (
     "warning: no answer was right; does the prompt ask for a form that answers are read in "
     "(\\boxed{…}, or after ####)?"
@@ -32,7 +33,9 @@ def as_drawn(config: EvalConfig, max_tokens: int) -> EvalConfig:
 
 def truncation_warning(share: float, limit: str) -> str | None:
     """A sentence where most rollouts reached the length limit that is called `limit`."""
-    return f"warning: {share:.0%} of the rollouts were cut at {limit}" if share > MOST else None
+    if share <= TRUNCATED:
+        return None
+    return f"warning: {share:.0%} of the rollouts were cut at {limit}"
 
 
 def held_out_rollouts(
@@ -66,48 +69,43 @@ def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list
     return verifier.score_all(items)
 
 
+@dataclass(frozen=True)
 class Evaluator:
-    """Evaluates the student on held-out prompts, and once the teacher for comparison."""
+    """Evaluates the student on held-out prompts, and once the teacher for comparison.
 
-    def __init__(
-        self,
-        pair: Pair,
-        prompts: Sequence[Prompt],
-        config: EvalConfig,
-        verifier: Verifier,
-        seed: int,
-        rows: tuple[int, int],
-    ) -> None:
-        """`rows` are decoded at once, and scored at once without a cache."""
-        self._pair = pair
-        self._prompts = prompts
-        self._config = config
-        self._verifier = verifier
-        self._seed = seed
-        self._rows = rows
+    Attributes:
+        pair: both models.
+        prompts: the problems.
+        config: samples a problem, temperature, top-p and length limit (not None).
+        verifier: scores answers.
+        seed: of the draws.
+        rows: how many are decoded at once, and scored at once without a cache.
+    """
+
+    pair: Pair
+    prompts: Sequence[Prompt]
+    config: EvalConfig
+    verifier: Verifier
+    seed: int
+    rows: tuple[int, int]
 
     def student(self) -> Metrics:
-        """`eval/pass@1`, `eval/reverse_kl`, mean length and truncated fraction."""
-        scorer = self._pair.student
-        rollout = self._rollout(scorer)
+        """`eval/pass@1` (where there are gold answers), `eval/reverse_kl`, lengths, truncation."""
+        rollout, rewards = self._answers(self.pair.student)
         return {
-            **_pass_at_1("eval/pass@1", answer_rewards(scorer, rollout, self._verifier)),
-            "eval/reverse_kl": mean_reverse_kl(self._pair, rollout, self._rows[1]),
+            **({"eval/pass@1": float(np.mean(rewards))} if rewards else {}),
+            "eval/reverse_kl": mean_reverse_kl(self.pair, rollout, self.rows[1]),
             "eval/mean_length": float(rollout.lengths.mean()),
             "eval/truncated_fraction": float(1.0 - rollout.stopped.mean()),
         }
 
     def teacher(self) -> Metrics:
         """`eval/teacher_pass@1` (nothing without gold answers)."""
-        if all(prompt.answer is None for prompt in self._prompts):
+        if all(prompt.answer is None for prompt in self.prompts):
             return {}
-        scorer = self._pair.teacher
-        rewards = answer_rewards(scorer, self._rollout(scorer), self._verifier)
-        return _pass_at_1("eval/teacher_pass@1", rewards)
+        _, rewards = self._answers(self.pair.teacher)
+        return {"eval/teacher_pass@1": float(np.mean(rewards))}
 
-    def _rollout(self, scorer: Scorer) -> Rollout:
-        return held_out_rollouts(scorer, self._prompts, self._config, self._seed, self._rows[0])
-
-
-def _pass_at_1(name: str, rewards: Sequence[float]) -> Metrics:
-    return {name: float(np.mean(rewards))} if rewards else {}
+    def _answers(self, scorer: Scorer) -> tuple[Rollout, list[float]]:
+        rollout = held_out_rollouts(scorer, self.prompts, self.config, self.seed, self.rows[0])
+        return rollout, answer_rewards(scorer, rollout, self.verifier)

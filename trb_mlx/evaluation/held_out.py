@@ -1,8 +1,8 @@
-"""`trb-mlx eval`: a run or a model on a set of problems, kept in a folder and gone on with."""
+"""An opened target on its held-out problems, kept in a folder and resumed from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,12 @@ from trb_mlx.types import Prompt, Say, say_nothing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         about: what was evaluated and how, for people and for `result.json`.
         metrics: every metric with its interval over problems.
-        lines: what each problem gave.
+        lines: rewards, lengths and sums of distances of each problem.
         path: the folder that keeps it all, or None.
     """
 
@@ -66,16 +66,16 @@ def evaluate_target(
         parent: where the evaluation's folder goes; None keeps nothing.
         pass_k: the k of pass@k.
         skip: leave out that many problems at the front.
-        say: is told what was left out.
-        progress: is told how many problems of how many are done.
+        say: takes sentences on what was left out or looks wrong.
+        progress: takes how many problems of how many are finished.
 
     Raises:
         UserError: the problems cannot be read, or have no answers and no teacher is there to
             compare with; k is over the samples.
         Interrupted: a signal came; the folder holds what is finished.
     """
-    _check_counts(target.config.eval, pass_k, say)
-    task = _task(target, skip, say)
+    _check_samples(target.config.eval, pass_k, say)
+    task = _make_task(target, skip, say)
     settings = _settings(target, task)
     folder = None if parent is None else ResultFolder(parent, name, settings)
     count = len(task.prompts)
@@ -86,20 +86,27 @@ def evaluate_target(
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")
     metrics = summarize(lines, task.config.samples, pass_k)
-    _warn(lines, metrics, settings["max_tokens"], say)
+    cut = truncation_warning(
+        metrics["truncated_fraction"].value, f"{task.config.max_tokens} tokens"
+    )
+    if cut is not None:
+        say(cut)
+    rewards = [reward for line in lines for reward in line["rewards"] or ()]
+    if rewards and not any(rewards):
+        say(NONE_RIGHT)
     about = {
         "target": target.name,
         "data": name,
         "problems": count,
         **{key: settings[key] for key in ("samples", "temperature", "top_p", "max_tokens", "seed")},
     }
-    found = Evaluation(about, metrics, lines, None if folder is None else folder.path)
+    result = Evaluation(about, metrics, lines, folder.path if folder else None)
     if folder:
-        folder.finish(found.as_json())
-    return found
+        folder.finish(result.as_json())
+    return result
 
 
-def _check_counts(config: EvalConfig, pass_k: Sequence[int], say: Say) -> None:
+def _check_samples(config: EvalConfig, pass_k: Sequence[int], say: Say) -> None:
     if config.temperature == 0.0:
         if max(pass_k) > 1:
             raise UserError(
@@ -117,19 +124,9 @@ def _check_counts(config: EvalConfig, pass_k: Sequence[int], say: Say) -> None:
             )
 
 
-def _warn(
-    lines: Sequence[Line], metrics: Mapping[str, Interval], max_tokens: int, say: Say
-) -> None:
-    cut = truncation_warning(metrics["truncated_fraction"].value, f"{max_tokens} tokens")
-    rewards = [reward for line in lines for reward in line["rewards"] or ()]
-    for sentence in (cut, NONE_RIGHT if rewards and not any(rewards) else None):
-        if sentence is not None:
-            say(sentence)
-
-
-def _task(target: Target, skip: int, say: Say) -> Task:
+def _make_task(target: Target, skip: int, say: Say) -> Task:
     config = target.config
-    prompts = _held_out(target, say)[skip:]
+    prompts = _target_prompts(target, say)[skip:]
     if all(prompt.answer is None for prompt in prompts) and target.pair is None:
         raise UserError(
             "the held-out prompts have no gold answers; name their column with "
@@ -158,15 +155,17 @@ def _task(target: Target, skip: int, say: Say) -> Task:
     )
 
 
-def _held_out(target: Target, say: Say) -> Sequence[Prompt]:
+def _target_prompts(target: Target, say: Say) -> Sequence[Prompt]:
     """The held-out prompts that the config asks for; a run's own are those that it began with.
 
     Raises:
         UserError: the run's data has changed since.
     """
     config, folder, tokenizer = target.config, target.folder, target.scorer.model.tokenizer
-    kept = None if folder is None else load_config(str(folder.config))
-    if folder is None or kept is None or not chooses_the_same(config, kept):
+    if folder is None:
+        return held_out_prompts(config, tokenizer, say)
+    kept = load_config(str(folder.config))
+    if not chooses_the_same(config, kept):
         return held_out_prompts(config, tokenizer, say)
     wanted, own = config.eval.prompts, kept.eval.prompts
     if held_out_source(config) is None:

@@ -63,9 +63,8 @@ def bootstrap_ratio(totals: np.ndarray, counts: np.ndarray, level: float = LEVEL
         return Interval(value, value, value)
 
     table = np.stack([totals, counts], axis=-1)
-    return Interval(
-        value, *_bca(table, (len(table),), lambda sums: sums[..., 0] / sums[..., 1], level)
-    )
+    ends = _bca(table, (len(table),), lambda sums: sums[..., 0] / sums[..., 1], level)
+    return Interval(value, *ends)
 
 
 def bootstrap_gap(totals: np.ndarray, counts: np.ndarray, level: float = LEVEL) -> Interval:
@@ -118,12 +117,12 @@ def _bca(
         statistic: of sums `[..., C]`, as `[...]`.
         level: the nominal coverage.
     """
-    drawn = np.concatenate(
+    resampled = np.concatenate(
         [statistic(part.astype(np.float64) @ table) for part in _resamples(sizes, RESAMPLES)]
     )
     sums = table.sum(axis=0)
     value = statistic(sums)
-    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
     # Each problem's pull on the value: what it was without the problem, by strata.
     pulls = np.split(statistic(sums - table), np.cumsum(sizes)[:-1])
     pulls = [(len(part) - 1) / len(part) * (part.mean() - part) for part in pulls]
@@ -134,7 +133,7 @@ def _bca(
         shares = special.ndtr(special.ndtri(below) + shifts / (1 - bend * shifts))
     if not np.isfinite(shares).all():  # all resamples are alike
         shares = np.array([(1 - level) / 2, (1 + level) / 2])
-    low, high = (float(end) for end in np.quantile(drawn, shares))
+    low, high = (float(end) for end in np.quantile(resampled, shares))
     return low, high
 
 
@@ -153,8 +152,8 @@ def _resamples(sizes: tuple[int, ...], count: int) -> list[np.ndarray]:
         for size in sizes:
             places = generator.integers(0, size, (height, size))
             places += size * np.arange(height)[:, None]
-            found = np.bincount(places.ravel(), minlength=size * height)
-            strata.append(found.reshape(height, size).astype(np.uint16))
+            times = np.bincount(places.ravel(), minlength=size * height)
+            strata.append(times.reshape(height, size).astype(np.uint16))
         parts.append(np.concatenate(strata, axis=1))
     return parts
 
@@ -167,13 +166,12 @@ def bootstrap_share(values: np.ndarray, level: float = LEVEL) -> Interval:
     bounds the mean (Clopper and Pearson 1934).
     """
     values = np.asarray(values, np.float64)
-    found = bootstrap_mean(values, level)
     margin = unseen_share(len(values), level)
     if (values == 0.0).all():
         return Interval(0.0, 0.0, margin)
     if (values == 1.0).all():
         return Interval(1.0, 1.0 - margin, 1.0)
-    return found
+    return bootstrap_mean(values, level)
 
 
 def bootstrap_share_gap(totals: np.ndarray, counts: np.ndarray, level: float = LEVEL) -> Interval:
@@ -183,15 +181,15 @@ def bootstrap_share_gap(totals: np.ndarray, counts: np.ndarray, level: float = L
     does. As in `bootstrap_share`, P problems bound how often there is one, and its difference
     is 1 at most: the interval reaches that much further to the side which was not seen.
     """
-    found = bootstrap_gap(totals, counts, level)
-    if found.low is None or found.high is None:
-        return found
+    interval = bootstrap_gap(totals, counts, level)
+    if interval.low is None or interval.high is None:
+        return interval
     scores = totals / np.maximum(counts, 1.0)
     gaps = scores[:, 0] - scores[:, 1]
     margin = unseen_share(gaps.shape[-1], level)
-    low = found.low if (gaps < 0.0).any() else found.low - margin
-    high = found.high if (gaps > 0.0).any() else found.high + margin
-    return Interval(found.value, low, high)
+    low = interval.low if (gaps < 0.0).any() else interval.low - margin
+    high = interval.high if (gaps > 0.0).any() else interval.high + margin
+    return Interval(interval.value, low, high)
 
 
 def unseen_share(count: int, level: float = LEVEL) -> float:

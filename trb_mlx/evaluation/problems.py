@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -62,41 +61,35 @@ def run_task(
     Args:
         task: what to evaluate.
         folder: keeps finished problems; None keeps them in memory alone.
-        verifier: tells right answers.
-        progress: is told how many problems are finished.
+        verifier: scores answers.
+        progress: takes the count of finished problems.
     """
-    groups = _groups(task)
+    size = max(1, task.batch_size // task.config.samples)  # whose rollouts fill about one batch
+    groups = [task.prompts[start : start + size] for start in range(0, len(task.prompts), size)]
     kept = folder.lines({*NAMES, "tokens"}) if folder else []
-    whole = _whole_groups(groups, kept)
-    lines = kept[: sum(map(len, groups[:whole]))]
+    finished = _finished_groups(groups, kept)
+    lines = kept[: sum(map(len, groups[:finished]))]
     progress(len(lines))
-    if folder and whole < len(groups):
+    if folder and finished < len(groups):
         folder.rewrite(lines)  # a crash may have left part of a group, or of a line
-    for group in groups[whole:]:
-        fresh = _evaluate(task, group, verifier)
+    for group in groups[finished:]:
+        new_lines = _evaluate(task, group, verifier)
         if folder:
-            folder.append(fresh)
-        lines += fresh
+            folder.append(new_lines)
+        lines += new_lines
         progress(len(lines))
     return lines
 
 
-def _whole_groups(groups: Sequence[Sequence[Prompt]], lines: Sequence[Line]) -> int:
-    """How many groups, from the first on, are finished to the last problem."""
-    done = [line.get("problem") for line in lines]
-    whole = at = 0
-    for group in groups:
-        indices = [prompt.index for prompt in group]
-        if done[at : at + len(group)] != indices:
-            break
-        whole, at = whole + 1, at + len(group)
-    return whole
-
-
-def _groups(task: Task) -> list[Sequence[Prompt]]:
-    """Problems whose rollouts fill about one batch."""
-    size = max(1, task.batch_size // task.config.samples)
-    return [task.prompts[start : start + size] for start in range(0, len(task.prompts), size)]
+def _finished_groups(groups: Sequence[Sequence[Prompt]], lines: Sequence[Line]) -> int:
+    """How many groups, from the first on, have a line for each problem."""
+    indices = [line.get("problem") for line in lines]
+    start = 0
+    for count, group in enumerate(groups):
+        if indices[start : start + len(group)] != [prompt.index for prompt in group]:
+            return count
+        start += len(group)
+    return len(groups)
 
 
 def _evaluate(task: Task, prompts: Sequence[Prompt], verifier: Verifier) -> list[Line]:
@@ -106,7 +99,7 @@ def _evaluate(task: Task, prompts: Sequence[Prompt], verifier: Verifier) -> list
     has_answers = [job.prompt.answer is not None for job in rollout.jobs]
     rewards = np.full(len(has_answers), np.nan)
     rewards[has_answers] = answer_rewards(task.scorer, rollout, verifier)
-    apart = _distributions(task, rollout)
+    sums = _distance_sums(task, task.pair, rollout) if task.pair else None
     lines: list[Line] = []
     for place, prompt in enumerate(prompts):
         rows = slice(place * samples, (place + 1) * samples)
@@ -118,35 +111,27 @@ def _evaluate(task: Task, prompts: Sequence[Prompt], verifier: Verifier) -> list
             "lengths": rollout.lengths[rows].tolist(),
             "stopped": rollout.stopped[rows].astype(int).tolist(),
         }
-        lines.append(line | ({"distribution": apart[place]} if apart else {}))
+        if sums is not None:
+            line["distribution"] = {name: float(values[place]) for name, values in sums.items()}
+        lines.append(line)
     return lines
 
 
-def _distributions(task: Task, rollout: Rollout) -> list[dict[str, float]]:
-    """Sums over the tokens of each problem's first rollouts (nothing without a teacher)."""
-    if task.pair is None:
-        return []
+def _distance_sums(task: Task, pair: Pair, rollout: Rollout) -> dict[str, np.ndarray]:
+    """Sums over the tokens of each problem's first rollouts, float64 `[P]`, and those tokens."""
     samples = task.config.samples
     count = min(samples, SCORED_ROLLOUTS)
     rows = np.arange(len(rollout.jobs)).reshape(-1, samples)[:, :count].ravel()
-    part = _rows(rollout, rows)
-    sums = distance_sums(task.pair, part, task.score_rows, task.support)
-    sums["tokens"] = part.lengths.astype(np.float64)
-    problems = {name: values.reshape(-1, count).sum(-1) for name, values in sums.items()}
-    return [
-        {name: float(values[place]) for name, values in problems.items()}
-        for place in range(len(rows) // count)
-    ]
-
-
-def _rows(rollout: Rollout, rows: np.ndarray) -> Rollout:
-    return replace(
+    scored = replace(
         rollout,
         jobs=[rollout.jobs[row] for row in rows],
         tokens=rollout.tokens[rows],
         lengths=rollout.lengths[rows],
         stopped=rollout.stopped[rows],
     )
+    sums = distance_sums(pair, scored, task.score_rows, task.support)
+    sums["tokens"] = scored.lengths.astype(np.float64)
+    return {name: values.reshape(-1, count).sum(-1) for name, values in sums.items()}
 
 
 def summarize(lines: Sequence[Line], samples: int, pass_k: Sequence[int]) -> dict[str, Interval]:
@@ -162,22 +147,19 @@ def summarize(lines: Sequence[Line], samples: int, pass_k: Sequence[int]) -> dic
         samples: n.
         pass_k: the k of pass@k, none over n.
     """
-    found: dict[str, Interval] = {}
+    metrics: dict[str, Interval] = {}
     solved = [line["rewards"] for line in lines if line["rewards"] is not None]
     if solved:
+        correct = np.sum(solved, axis=-1)
         for k in pass_k:
-            scores = pass_at_k(np.sum(solved, axis=-1), samples, k)
-            found[f"pass@{k}"] = bootstrap_share(scores)
-    found["mean_length"] = bootstrap_mean(np.mean([line["lengths"] for line in lines], axis=-1))
+            metrics[f"pass@{k}"] = bootstrap_share(pass_at_k(correct, samples, k))
+    metrics["mean_length"] = bootstrap_mean(np.mean([line["lengths"] for line in lines], axis=-1))
     stopped = np.mean([line["stopped"] for line in lines], axis=-1)
-    found["truncated_fraction"] = bootstrap_share(1.0 - stopped)
+    metrics["truncated_fraction"] = bootstrap_share(1.0 - stopped)
     if all("distribution" in line for line in lines):
-        found |= _apart([line["distribution"] for line in lines])
-    return found
-
-
-def _apart(sums: Sequence[dict[str, Any]]) -> dict[str, Interval]:
-    table = {name: np.array([line[name] for line in sums]) for name in (*NAMES, "tokens")}
-    found = {name: bootstrap_ratio(table[name], table["tokens"]) for name in NAMES}
-    gap = table["student_entropy"] - table["teacher_entropy"]
-    return found | {"entropy_gap": bootstrap_ratio(gap, table["tokens"])}
+        names = (*NAMES, "tokens")
+        sums = {name: np.array([line["distribution"][name] for line in lines]) for name in names}
+        sums["entropy_gap"] = sums["student_entropy"] - sums["teacher_entropy"]
+        for name in (*NAMES, "entropy_gap"):
+            metrics[name] = bootstrap_ratio(sums[name], sums["tokens"])
+    return metrics

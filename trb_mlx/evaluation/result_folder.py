@@ -24,7 +24,7 @@ Line = dict[str, Any]
 
 
 class ResultFolder:
-    """`PARENT/NAME-nSAMPLES-DIGEST/`, found again by the same settings and by no others.
+    """`PARENT/NAME-nSAMPLES-DIGEST/`, which the same settings open again and no others.
 
     `problems.jsonl` grows as problems finish; `result.json` is written at the end.
     """
@@ -35,14 +35,16 @@ class ResultFolder:
         Raises:
             UserError: it cannot be written, or holds other settings.
         """
-        self.path = parent / f"{_slug(name)}-n{settings['samples']}-{json_digest(settings)}"
-        kept = self.path / "settings.json"
+        stem = Path(name).stem if "/" in name else name
+        slug = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"  # any file system takes it
+        self.path = parent / f"{slug}-n{settings['samples']}-{json_digest(settings)}"
+        path, text = self.path / "settings.json", json_text(settings)
         with reading(f"evaluation folder {self.path}"):
-            if not kept.exists():
-                write_text(kept, json_text(settings) + "\n")
-            found = json.loads(kept.read_text(encoding="utf-8"))
-        if found != json.loads(json_text(settings)):
-            raise UserError(f"{kept} was changed; expected the settings that name its folder.")
+            if not path.exists():
+                write_text(path, text + "\n")
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept != json.loads(text):
+            raise UserError(f"{path} was changed; expected the settings that name its folder.")
         self._lines = self.path / "problems.jsonl"
         self._samples = int(settings["samples"])
 
@@ -82,7 +84,7 @@ class ResultFolder:
 
 
 def _is_line(line: Line, samples: int, names: set[str]) -> bool:
-    """Whether a line is one of `benchmark.run_task`: `samples` numbers of each kind."""
+    """Whether a line is one of `problems.run_task`: `samples` numbers of each kind."""
     columns: list[Any] = [line.get("lengths"), line.get("stopped")]
     if line.get("rewards", 0) is not None:  # null where there is no gold answer
         columns.append(line.get("rewards"))
@@ -99,8 +101,3 @@ def _is_line(line: Line, samples: int, names: set[str]) -> bool:
             for value in column
         )
     )
-
-
-def _slug(name: str) -> str:
-    """A name that any file system takes."""
-    return re.sub(r"[^\w.-]+", "-", Path(name).stem if "/" in name else name).strip("-.") or "data"
