@@ -26,16 +26,16 @@ def test_definition_in_float64(power: float) -> None:
         np.asarray(teacher).astype(np.float64) + power * np.asarray(student).astype(np.float64)
     )
     expected = weights / weights.sum(-1, keepdims=True)
-    found = np.exp(np.asarray(bridge_logprobs(student, teacher, power)).astype(np.float64))
-    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-4)
+    actual = np.exp(np.asarray(bridge_logprobs(student, teacher, power)).astype(np.float64))
+    np.testing.assert_allclose(actual, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_no_power_gives_the_teacher_bit_for_bit() -> None:
     logits, teacher = example(3, 50, seed=2)
-    found = bridge_logprobs(log_softmax(logits), teacher, mx.array(0.0))
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(teacher))
+    actual = bridge_logprobs(log_softmax(logits), teacher, mx.array(0.0))
+    np.testing.assert_array_equal(np.asarray(actual), np.asarray(teacher))
     pull, plain = (
-        mx.grad(lambda z, q=target: reverse_kl(z, q).sum())(logits) for target in (found, teacher)
+        mx.grad(lambda z, q=target: reverse_kl(z, q).sum())(logits) for target in (actual, teacher)
     )
     np.testing.assert_array_equal(np.asarray(pull), np.asarray(plain))
 
@@ -44,9 +44,9 @@ def test_masked_tokens_stay_masked_and_finite() -> None:
     logits = mx.array([[1.0, 0.0, -mx.inf]])
     teacher = mx.log(mx.array([[0.3, 0.7, 0.0]]))
     for power in (0.0, 0.5):
-        found = np.asarray(bridge_logprobs(log_softmax(logits), teacher, power))
-        assert found[0, 2] == -np.inf
-        assert np.exp(found[0, :2]).sum() == pytest.approx(1.0)
+        actual = np.asarray(bridge_logprobs(log_softmax(logits), teacher, power))
+        assert actual[0, 2] == -np.inf
+        assert np.exp(actual[0, :2]).sum() == pytest.approx(1.0)
 
 
 def test_the_bridge_is_the_stationary_point_of_its_own_loss() -> None:
@@ -73,8 +73,8 @@ def test_the_pull_is_that_of_reverse_kl_plus_entropy() -> None:
         student = z - mx.logsumexp(z, axis=-1, keepdims=True)
         return (mx.exp(student) * ((1 - power) * student - teacher)).sum()
 
-    found, expected = (np.asarray(mx.grad(loss)(logits)) for loss in (veto, penalised))
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    actual, expected = (np.asarray(mx.grad(loss)(logits)) for loss in (veto, penalised))
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
     # Followed to its end it reaches the teacher sharpened to π_T^{1/(1−b)}.
     sharpened = log_softmax(teacher / (1 - power))
     assert np.abs(np.asarray(mx.grad(veto)(sharpened))).max() < 1e-6

@@ -29,10 +29,10 @@ def emit(draft: mx.array, behavior: mx.array, seed: int) -> tuple[np.ndarray, ..
     return np.asarray(tokens), *accept_drafts(tokens, *wide, noise[:, 1:, 0])
 
 
-def assert_law(found: np.ndarray, logprobs: np.ndarray) -> None:
+def assert_law(tokens: np.ndarray, logprobs: np.ndarray) -> None:
     """Chi-square of drawn ids against a row of log-probs."""
-    expected = np.exp(logprobs.astype(np.float64)) * len(found)
-    counts = np.bincount(found, minlength=len(expected))
+    expected = np.exp(logprobs.astype(np.float64)) * len(tokens)
+    counts = np.bincount(tokens, minlength=len(expected))
     used = expected > 5
     chi = ((counts - expected)[used] ** 2 / expected[used]).sum()
     assert chi < used.sum() + 5 * np.sqrt(2 * used.sum()) + 5

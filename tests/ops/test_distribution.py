@@ -42,21 +42,21 @@ def test_the_likeliest_are_those_of_a_full_sort(vocab: int, count: int) -> None:
     values = rng.normal(size=(2, 3, vocab)).astype(np.float32)
     values[0, 0, : min(vocab, 40)] += 10  # all in one block
     values[1, :, rng.random(vocab) < 0.5] = -INF
-    found = np.asarray(top_k(mx.array(values), count))
+    actual = np.asarray(top_k(mx.array(values), count))
     expected = np.argsort(-values, axis=-1, kind="stable")[..., :count]
-    assert found.shape == (2, 3, min(count, vocab))
-    at = [np.sort(np.take_along_axis(values, ids, -1)) for ids in (found, expected)]
+    assert actual.shape == (2, 3, min(count, vocab))
+    at = [np.sort(np.take_along_axis(values, ids, -1)) for ids in (actual, expected)]
     np.testing.assert_array_equal(*at)
-    assert all(len(set(ids)) == len(ids) for ids in found.reshape(-1, found.shape[-1]).tolist())
+    assert all(len(set(ids)) == len(ids) for ids in actual.reshape(-1, actual.shape[-1]).tolist())
 
 
 def test_every_id_is_one_of_the_row_even_where_few_are_possible() -> None:
     values = np.full((1, 3000), -INF, np.float32)
     values[0, [5, 2999]] = 1.0
-    found = np.asarray(top_k(mx.array(values), 16))[0]
-    assert {5, 2999} <= set(found.tolist())
-    assert len(set(found.tolist())) == 16
-    assert (found < 3000).all()
+    actual = np.asarray(top_k(mx.array(values), 16))[0]
+    assert {5, 2999} <= set(actual.tolist())
+    assert len(set(actual.tolist())) == 16
+    assert (actual < 3000).all()
 
 
 def test_the_rest_is_that_of_all_logits_also_where_float32_has_no_probability() -> None:
@@ -64,10 +64,10 @@ def test_the_rest_is_that_of_all_logits_also_where_float32_has_no_probability() 
     logits = rng.normal(size=(4, 3000)).astype(np.float32)
     sharp = np.where(np.arange(3000) < 16, logits, logits - np.array([[0], [5], [60], [120]]))
     support = mx.broadcast_to(mx.arange(16), (4, 16))
-    found = log_rest(softmax(mx.array(sharp.astype(np.float32))), support)
+    actual = log_rest(softmax(mx.array(sharp.astype(np.float32))), support)
     _, expected = support_logprobs(mx.array(sharp.astype(np.float32)), support)
-    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-5, atol=2e-6)
-    assert found[3].item() < -100
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=1e-5, atol=2e-6)
+    assert actual[3].item() < -100
     alone = mx.array([[0.0, -INF, -1e5]])
     assert np.isfinite(log_rest(softmax(alone), mx.array([[0]])).item())
 

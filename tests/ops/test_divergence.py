@@ -46,7 +46,7 @@ def example(rows: int, vocab: int, k: int, seed: int, sharp: float = 3.0):
     return logits, teacher_logits, support
 
 
-def ours(mode: str, logits: mx.array, teacher_logits: np.ndarray, support: np.ndarray) -> mx.array:
+def loss(mode: str, logits: mx.array, teacher_logits: np.ndarray, support: np.ndarray) -> mx.array:
     teacher = mx.array(teacher_logits)
     if mode == "exact":
         return reverse_kl(logits, teacher - mx.logsumexp(teacher, -1, keepdims=True))
@@ -59,14 +59,14 @@ def ours(mode: str, logits: mx.array, teacher_logits: np.ndarray, support: np.nd
 def test_value_and_gradient_against_float64(mode: str, vocab: int, k: int) -> None:
     logits, teacher_logits, support = example(3, vocab, k, seed=vocab + k)
     teacher = log_softmax64(teacher_logits)
-    found = np.asarray(ours(mode, mx.array(logits), teacher_logits, support))
+    actual = np.asarray(loss(mode, mx.array(logits), teacher_logits, support))
     grad = np.asarray(
-        mx.grad(lambda z: ours(mode, z, teacher_logits, support).sum())(mx.array(logits))
+        mx.grad(lambda z: loss(mode, z, teacher_logits, support).sum())(mx.array(logits))
     )
     rng = np.random.default_rng(0)
     for row in range(3):
         args = (teacher[row], support[row])
-        assert found[row] == pytest.approx(loss64(mode, logits[row], *args), abs=2e-5)
+        assert actual[row] == pytest.approx(loss64(mode, logits[row], *args), abs=2e-5)
         # Directional differences test every coordinate at once; single ones test the support.
         for direction in (rng.normal(size=vocab), np.eye(vocab)[support[row, 0]]):
             ahead, behind = (
@@ -79,11 +79,11 @@ def test_value_and_gradient_against_float64(mode: str, vocab: int, k: int) -> No
 
 def test_coarsening_never_increases_kl() -> None:
     logits, teacher_logits, _ = example(64, 200, 1, seed=5)
-    full = np.asarray(ours("exact", mx.array(logits), teacher_logits, np.zeros((64, 1), np.int32)))
+    full = np.asarray(loss("exact", mx.array(logits), teacher_logits, np.zeros((64, 1), np.int32)))
     previous = np.zeros(64)
     order = np.argsort(-logits, axis=-1).astype(np.int32)
     for k in (1, 4, 16, 64, 200):
-        tail = np.asarray(ours("tail", mx.array(logits), teacher_logits, order[:, :k]))
+        tail = np.asarray(loss("tail", mx.array(logits), teacher_logits, order[:, :k]))
         assert (tail >= previous - 1e-5).all()  # a finer partition sees no less
         assert (tail <= full + 1e-5).all()
         previous = tail
@@ -93,12 +93,12 @@ def test_coarsening_never_increases_kl() -> None:
 def test_known_failures_of_the_other_modes() -> None:
     """What `tail` sees and they do not (docs/math.md)."""
     logits, teacher_logits, support = example(8, 50, 1, seed=6)
-    renormalized = ours("renormalized", mx.array(logits), teacher_logits, support)
+    renormalized = loss("renormalized", mx.array(logits), teacher_logits, support)
     assert np.abs(np.asarray(renormalized)).max() < 1e-6  # identically 0 at k = 1
     emptied = logits.copy()
     np.put_along_axis(emptied, support, -10.0, axis=-1)  # all mass moved out of the support
-    truncated = np.asarray(ours("truncated", mx.array(emptied), teacher_logits, support))
-    tail = np.asarray(ours("tail", mx.array(emptied), teacher_logits, support))
+    truncated = np.asarray(loss("truncated", mx.array(emptied), teacher_logits, support))
+    tail = np.asarray(loss("tail", mx.array(emptied), teacher_logits, support))
     assert (truncated < 1e-3).all()
     assert (tail > truncated + 1e-3).all()
     assert tail.mean() > 0.3
@@ -107,8 +107,8 @@ def test_known_failures_of_the_other_modes() -> None:
 @pytest.mark.parametrize("mode", [*SUPPORT_MODES, "exact"])
 def test_identical_models_give_zero_and_no_pull(mode: str) -> None:
     logits, _, support = example(4, 40, 8, seed=7)
-    value = ours(mode, mx.array(logits), logits, support)
-    grad = mx.grad(lambda z: ours(mode, z, logits, support).sum())(mx.array(logits))
+    value = loss(mode, mx.array(logits), logits, support)
+    grad = mx.grad(lambda z: loss(mode, z, logits, support).sum())(mx.array(logits))
     bound = 1e-5
     if mode == "truncated":  # its gradient does not vanish at equality: a known failure
         assert np.abs(np.asarray(grad)).max() > bound
@@ -124,8 +124,8 @@ def test_masked_and_confident_rows_stay_finite() -> None:
     support = np.array([[0, 1], [0, 1]], np.int32)
     teacher_logits = np.where(np.isinf(logits), logits, logits * 0.5).astype(np.float32)
     for mode in ("tail", "renormalized", "truncated"):
-        value = np.asarray(ours(mode, mx.array(logits), teacher_logits, support))
-        grad = mx.grad(lambda z: ours(mode, z, teacher_logits, support).sum())(mx.array(logits))  # noqa: B023
+        value = np.asarray(loss(mode, mx.array(logits), teacher_logits, support))
+        grad = mx.grad(lambda z: loss(mode, z, teacher_logits, support).sum())(mx.array(logits))  # noqa: B023
         assert np.isfinite(value).all()
         assert np.isfinite(np.asarray(grad)).all()
 
@@ -141,4 +141,4 @@ def test_mass_outside_the_support_is_not_one_minus_the_rest() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     logits, teacher_logits, support = example(1, 5, 2, seed=1)
     with pytest.raises(ValueError, match="tail, renormalized, truncated"):
-        ours("top", mx.array(logits), teacher_logits, support)
+        loss("top", mx.array(logits), teacher_logits, support)

@@ -77,9 +77,9 @@ class Example:
         return weighted
 
 
-def close(found: mx.array, expected: mx.array | np.ndarray, tolerance: float = 2e-5) -> None:
+def close(actual: mx.array, expected: mx.array | np.ndarray, tolerance: float = 2e-5) -> None:
     scale = max(1.0, float(np.abs(np.asarray(expected)).max()))
-    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=tolerance * scale)
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=tolerance * scale)
 
 
 @settings(max_examples=25, deadline=None)

@@ -45,11 +45,13 @@ def test_value_and_gradient_against_float64(coefficient: float, vocab: int) -> N
     def loss(z: mx.array) -> mx.array:
         return generalized_jsd(z, target, coefficient)
 
-    found = np.asarray(loss(mx.array(logits)))
+    actual = np.asarray(loss(mx.array(logits)))
     grad = np.asarray(mx.grad(lambda z: loss(z).sum())(mx.array(logits)))
     rng = np.random.default_rng(0)
     for row in range(3):
-        assert found[row] == pytest.approx(loss64(logits[row], teacher[row], coefficient), rel=1e-4)
+        assert actual[row] == pytest.approx(
+            loss64(logits[row], teacher[row], coefficient), rel=1e-4
+        )
         # Directional differences test every coordinate at once; single ones the likeliest.
         for direction in (rng.normal(size=vocab), np.eye(vocab)[logits[row].argmax()]):
             ahead, behind = (
@@ -64,16 +66,16 @@ def test_the_ends_are_forward_and_reverse_kl() -> None:
     logits, teacher_logits = (mx.array(x) for x in example(4, 60, seed=1))
     teacher = log_softmax(teacher_logits)
     for end, plain in ((0.0, forward_kl), (1.0, reverse_kl)):
-        found, expected = generalized_jsd(logits, teacher, end), plain(logits, teacher)
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+        actual, expected = generalized_jsd(logits, teacher, end), plain(logits, teacher)
+        np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
 
 
 def test_near_the_ends_the_divergence_scales_as_its_coefficient() -> None:
     logits, teacher_logits = (mx.array(x) for x in example(4, 60, seed=2))
     teacher, small = log_softmax(teacher_logits), 1e-3
     for near, plain in ((small, forward_kl), (1 - small, reverse_kl)):
-        found = np.asarray(generalized_jsd(logits, teacher, near)) / small
-        np.testing.assert_allclose(found, np.asarray(plain(logits, teacher)), rtol=0.05)
+        actual = np.asarray(generalized_jsd(logits, teacher, near)) / small
+        np.testing.assert_allclose(actual, np.asarray(plain(logits, teacher)), rtol=0.05)
 
 
 def test_symmetric_and_bounded_in_the_middle() -> None:

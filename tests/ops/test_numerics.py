@@ -26,10 +26,10 @@ def test_long_rows_stay_accurate(vocab: int) -> None:
     exact = normalize(logits)
     total = np.log(np.exp(logits.astype(np.float64)).sum())
     assert logsumexp(mx.array(logits)).item() == pytest.approx(total, abs=2e-5)
-    found = np.asarray(log_softmax(mx.array(logits)))
-    np.testing.assert_allclose(found, exact, atol=3e-5)
+    actual = np.asarray(log_softmax(mx.array(logits)))
+    np.testing.assert_allclose(actual, exact, atol=3e-5)
     expected = -(np.exp(exact) * exact).sum()
-    assert entropy(mx.array(found)).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert entropy(mx.array(actual)).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     ones = mx.full((3, vocab), 0.1)
     np.testing.assert_allclose(np.asarray(sum_last(ones)), vocab * 0.1, rtol=2e-5)
 
@@ -42,8 +42,8 @@ def test_kl_is_accurate_also_where_it_is_tiny(noise: float, vocab: int) -> None:
     moved = logits + noise * rng.normal(size=vocab)
     rows = [normalize(x).astype(np.float32) for x in (logits, moved)]
     exact = kl(normalize(rows[0]), normalize(rows[1]))
-    found = kl_divergence(mx.array(rows[0]), mx.array(rows[1])).item()
-    assert found == pytest.approx(exact, rel=2e-3)
+    actual = kl_divergence(mx.array(rows[0]), mx.array(rows[1])).item()
+    assert actual == pytest.approx(exact, rel=2e-3)
 
 
 def test_kl_and_variation_at_the_edges() -> None:

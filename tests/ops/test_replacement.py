@@ -46,11 +46,11 @@ def enumerated(student: np.ndarray, teacher: np.ndarray, k: int, temperature: fl
 def test_the_closed_form_is_the_law_of_the_process(vocab: int, k: int, temperature: float) -> None:
     student, teacher = policies(vocab, seed=vocab + k, rows=3)
     probs, replaced = keep_or_replace(*rows_of(student, teacher), k, temperature)
-    found = np.asarray(probs).astype(np.float64)
-    np.testing.assert_allclose(found.sum(-1), 1.0, atol=2e-6)
+    actual = np.asarray(probs).astype(np.float64)
+    np.testing.assert_allclose(actual.sum(-1), 1.0, atol=2e-6)
     for row in range(3):
         expected = enumerated(student[row], teacher[row], k, temperature)
-        np.testing.assert_allclose(found[row], expected, atol=1e-6, rtol=1e-4)
+        np.testing.assert_allclose(actual[row], expected, atol=1e-6, rtol=1e-4)
         inside = np.argsort(-teacher[row])[:k]
         rest = 1 - np.exp(student[row][inside].astype(np.float64)).sum()
         assert replaced[row].item() == pytest.approx(rest, abs=1e-6)

@@ -24,7 +24,7 @@ def test_only_labelled_rows_change_and_their_gradient_is_that_of_cross_entropy()
     def routed(z: mx.array) -> mx.array:
         return toward_labels(reverse_kl(z, teacher), z, mx.array(labels))
 
-    found, plain = np.array(routed(logits)), np.array(reverse_kl(logits, teacher))
+    actual, plain = np.array(routed(logits)), np.array(reverse_kl(logits, teacher))
     grad = np.asarray(mx.grad(lambda z: (weights * routed(z)).sum())(logits))
     expected = np.array(mx.grad(lambda z: (weights * reverse_kl(z, teacher)).sum())(logits))
     student = np.asarray(log_softmax(logits)).astype(np.float64)
@@ -32,8 +32,8 @@ def test_only_labelled_rows_change_and_their_gradient_is_that_of_cross_entropy()
         plain[row] = -student[row, labels[row]]
         expected[row] = np.exp(student[row]) * weights[row].item()
         expected[row, labels[row]] -= weights[row].item()
-    np.testing.assert_allclose(found, plain, atol=1e-5)
+    np.testing.assert_allclose(actual, plain, atol=1e-5)
     np.testing.assert_allclose(grad, expected, atol=1e-5)
     free = labels == NO_LABEL
-    np.testing.assert_array_equal(found[free], plain[free])
+    np.testing.assert_array_equal(actual[free], plain[free])
     np.testing.assert_array_equal(grad[free], expected[free])

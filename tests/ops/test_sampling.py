@@ -19,25 +19,27 @@ INDEX = st.integers(0, 2**40)
 def test_uniforms_are_keyed_and_prefix_free(
     seed: int, step: int, prompt: int, rollout: int, length: int
 ) -> None:
-    found = row_uniforms(seed, step, prompt, rollout, length)
-    assert found.shape == (length, 2)
-    assert found.dtype == np.float32
-    assert (found >= 0).all()
-    assert (found < 1).all()
+    uniforms = row_uniforms(seed, step, prompt, rollout, length)
+    assert uniforms.shape == (length, 2)
+    assert uniforms.dtype == np.float32
+    assert (uniforms >= 0).all()
+    assert (uniforms < 1).all()
     longer = row_uniforms(seed, step, prompt, rollout, length + 7)
-    np.testing.assert_array_equal(longer[:length], found)
+    np.testing.assert_array_equal(longer[:length], uniforms)
     others = [
         row_uniforms(seed ^ 1, step, prompt, rollout, length),
         row_uniforms(seed, step + 1, prompt, rollout, length),
         row_uniforms(seed, step, prompt + 1, rollout, length),
         row_uniforms(seed, step, prompt, rollout + 1, length),
     ]
-    assert all((other[0] != found[0]).any() for other in others)
+    assert all((other[0] != uniforms[0]).any() for other in others)
 
 
 def test_uniforms_are_uniform() -> None:
-    found = np.concatenate([row_uniforms(3, 1, p, 0, 200) for p in range(200)]).astype(np.float64)
-    for column in found.T:
+    uniforms = np.concatenate([row_uniforms(3, 1, p, 0, 200) for p in range(200)]).astype(
+        np.float64
+    )
+    for column in uniforms.T:
         counts, _ = np.histogram(column, bins=50, range=(0, 1))
         assert ((counts - 800) ** 2 / 800).sum() < 95  # 0.9999 quantile at 49 degrees of freedom
 
@@ -45,12 +47,12 @@ def test_uniforms_are_uniform() -> None:
 def draw(logprobs: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """`count` draws from one row."""
     uniforms = mx.array(row_uniforms(seed, 0, 0, 0, count))
-    found = []
+    tokens = []
     for start in range(0, count, 256):
         part = uniforms[start : start + 256]
         rows = mx.broadcast_to(mx.array(logprobs), (part.shape[0], len(logprobs)))
-        found.append(np.asarray(inverse_cdf(rows, part)))
-    return np.concatenate(found)
+        tokens.append(np.asarray(inverse_cdf(rows, part)))
+    return np.concatenate(tokens)
 
 
 @pytest.mark.parametrize("vocab", [2, 3, 17, 500])
@@ -83,11 +85,11 @@ def test_long_tails_are_resolved() -> None:
     highs = np.floor(targets * 2**24) / 2**24
     uniforms = np.stack([highs, rng.random(300)], axis=-1).astype(np.float32)
     rows = mx.broadcast_to(mx.array(logprobs), (300, vocab))
-    found = np.asarray(inverse_cdf(rows, mx.array(uniforms)))
+    actual = np.asarray(inverse_cdf(rows, mx.array(uniforms)))
     expected = [exact_entry(probabilities, u) for u in uniforms]
     # A shift by one part in 2^24 of the whole mass is 9 entries of this tail.
-    assert np.abs(found - np.array(expected)).max() < 30
-    assert len(set(found.tolist())) > 295  # and no grid of 2^-24 is left to see
+    assert np.abs(actual - np.array(expected)).max() < 30
+    assert len(set(actual.tolist())) > 295  # and no grid of 2^-24 is left to see
 
 
 def test_impossible_entries_are_never_drawn() -> None:
@@ -101,8 +103,8 @@ def test_impossible_entries_are_never_drawn() -> None:
 
 @pytest.mark.parametrize("vocab", [2, 5, 1000])
 def test_a_row_of_nothing_gives_an_id_in_range(vocab: int) -> None:
-    found = inverse_cdf(mx.full((3, vocab), -np.inf), mx.array([[0.0, 0.0], [0.5, 0], [0.99, 0]]))
-    assert all(0 <= token < vocab for token in found.tolist())
+    actual = inverse_cdf(mx.full((3, vocab), -np.inf), mx.array([[0.0, 0.0], [0.5, 0], [0.99, 0]]))
+    assert all(0 <= token < vocab for token in actual.tolist())
 
 
 def test_a_draw_does_not_depend_on_its_batch() -> None:
@@ -130,9 +132,9 @@ def test_the_nucleus_is_the_smallest_set_that_holds_the_mass(top_p: float) -> No
     logprobs = mx.array(np.log(probabilities).astype(np.float32))
     kept = np.asarray(nucleus(logprobs, top_p))
     for row in range(20):
-        found = set(np.flatnonzero(np.isfinite(kept[row])).tolist())
-        assert found == reference_nucleus(probabilities[row], top_p)
-        index = sorted(found)
+        actual = set(np.flatnonzero(np.isfinite(kept[row])).tolist())
+        assert actual == reference_nucleus(probabilities[row], top_p)
+        index = sorted(actual)
         np.testing.assert_array_equal(kept[row, index], np.asarray(logprobs)[row, index])
 
 

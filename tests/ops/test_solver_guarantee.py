@@ -23,9 +23,9 @@ from trb_mlx.ops.numerics import kl_divergence, total_variation
 @pytest.mark.parametrize(("metal", "binding"), [(False, 6_000), (True, 2_000)])
 def test_the_budget_is_kept_and_used(metal: bool, binding: int) -> None:
     """`scripts/solver_guarantee.py` does the same on 200,000 rows."""
-    found = solver_guarantee.examine(binding, 50, None, seed=7, metal=metal)
-    assert set(found) == {kind.__name__ for kind in solver_guarantee.KINDS}
-    for kind, shares in found.items():
+    shares_of = solver_guarantee.examine(binding, 50, None, seed=7, metal=metal)
+    assert set(shares_of) == {kind.__name__ for kind in solver_guarantee.KINDS}
+    for kind, shares in shares_of.items():
         assert len(shares.binding) > binding / 100, kind
         assert shares.every.max() <= solver_guarantee.MOST, kind
         assert shares.binding.min() >= solver_guarantee.LEAST, kind
@@ -79,14 +79,14 @@ def test_the_last_trial_is_the_blend() -> None:
         rows = [normalize(x).astype(np.float32) for x in kind(rng, 12, 700)]
         budget = np.tile([0.0, 1e-4, 0.02, 50.0], 3).astype(np.float32)
         student, teacher = softmax(mx.array(rows[0])), softmax(mx.array(rows[1]))
-        found = trust_region.solve_blend(student, teacher.logprobs, mx.array(budget))
-        logprobs = trust_region.blend_logprobs(*map(mx.array, rows), found.weight)
-        law = np.asarray(found.probs)[:, :700]
+        solution = trust_region.solve_blend(student, teacher.logprobs, mx.array(budget))
+        logprobs = trust_region.blend_logprobs(*map(mx.array, rows), solution.weight)
+        law = np.asarray(solution.probs)[:, :700]
         np.testing.assert_allclose(law, np.exp(np.asarray(logprobs)), atol=2e-6)
         np.testing.assert_allclose(law.sum(-1), 1.0, atol=1e-5)
-        exact = [kl_at(s, t, w) for s, t, w in zip(*rows, found.weight.tolist(), strict=True)]
-        np.testing.assert_allclose(np.asarray(found.kl), exact, rtol=1e-3, atol=1e-7)
-        assert (np.asarray(found.weight)[::4] == 0).all()
+        exact = [kl_at(s, t, w) for s, t, w in zip(*rows, solution.weight.tolist(), strict=True)]
+        np.testing.assert_allclose(np.asarray(solution.kl), exact, rtol=1e-3, atol=1e-7)
+        assert (np.asarray(solution.weight)[::4] == 0).all()
         np.testing.assert_array_equal(law[::4], np.asarray(student.probs)[::4, :700])
         distance = 0.5 * np.abs(law - np.asarray(student.probs)[:, :700]).sum(-1)
         expected = total_variation(mx.exp(logprobs), mx.exp(mx.array(rows[0])))

@@ -176,7 +176,7 @@ def test_one_budget_a_row_and_any_leading_shape() -> None:
 def test_the_blend_against_float64() -> None:
     student, teacher = (float32(x) for x in language_model_row(np.random.default_rng(7), 151_936))
     for weight in (1e-3, 0.4, 1.0):
-        found = np.asarray(blend_logprobs(mx.array(student), mx.array(teacher), weight))
+        actual = np.asarray(blend_logprobs(mx.array(student), mx.array(teacher), weight))
         expected = blend(normalize(student), normalize(teacher), weight)
-        np.testing.assert_allclose(found, expected, atol=5e-5)
-        assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1.0, abs=2e-5)
+        np.testing.assert_allclose(actual, expected, atol=5e-5)
+        assert np.exp(actual.astype(np.float64)).sum() == pytest.approx(1.0, abs=2e-5)

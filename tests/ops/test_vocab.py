@@ -28,9 +28,10 @@ def test_both_models_agree_on_what_is_possible() -> None:
     student = merge_stops(10, 3, own=[3], other=[7, 8])
     teacher = merge_stops(10, 3, own=[7, 8], other=[3])
     logits = mx.random.normal((2, 14), key=mx.random.key(1))
-    ours, theirs = shared_logits(logits, student), shared_logits(logits, teacher)
-    assert ours.shape == theirs.shape == (2, 10)
-    np.testing.assert_array_equal(np.isinf(np.asarray(ours)), np.isinf(np.asarray(theirs)))
+    student_logits, teacher_logits = (shared_logits(logits, merge) for merge in (student, teacher))
+    assert student_logits.shape == teacher_logits.shape == (2, 10)
+    impossible = (np.isinf(np.asarray(values)) for values in (student_logits, teacher_logits))
+    np.testing.assert_array_equal(*impossible)
 
 
 def test_a_plain_model_only_loses_its_padding() -> None:

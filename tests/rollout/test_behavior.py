@@ -34,9 +34,9 @@ def test_skd_asks_the_teacher_at_every_step_and_knows_no_budget() -> None:
 def test_the_temperature_rises_to_one_and_stays() -> None:
     config = BehaviorConfig(kind="temperature", start_temperature=0.8, warmup_steps=4)
     behavior = make_behavior(config)
-    found = [behavior.temperature(step) for step in range(7)]
-    assert found == pytest.approx([0.8, 0.85, 0.9, 0.95, 1.0, 1.0, 1.0])
-    assert found[4:] == [1.0] * 3
+    actual = [behavior.temperature(step) for step in range(7)]
+    assert actual == pytest.approx([0.8, 0.85, 0.9, 0.95, 1.0, 1.0, 1.0])
+    assert actual[4:] == [1.0] * 3
     assert not any(behavior.needs_teacher(step) for step in range(7))
     others: list[Callable[[BehaviorConfig], Behavior]] = [
         BEHAVIORS[kind] for kind in BEHAVIORS if kind != "temperature"

@@ -45,11 +45,11 @@ def shapes_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def assert_reads(scorer: Scorer, decoder: Decoder, texts: list[list[int]], count: int) -> None:
     """Let every row read the next tokens and compare with reading `texts` and them at once."""
     new = np.random.default_rng(len(texts[0])).integers(1, 250, size=(len(texts), count))
-    found = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
+    actual = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
     for row, text in enumerate(texts):
         text += new[row].tolist()
         alone = np.asarray(scorer.logits(mx.array([text])))[0, -count:]
-        np.testing.assert_allclose(found[row], alone, atol=2e-4)
+        np.testing.assert_allclose(actual[row], alone, atol=2e-4)
 
 
 @pytest.mark.parametrize("kind", sorted(set(EXTRAS) - RECURRENT))

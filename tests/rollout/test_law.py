@@ -80,10 +80,10 @@ def exact_law(kind: str, prompt: tuple[int, ...]) -> Law:
     return law
 
 
-def chi_square(found: Counter[tuple[int, ...]], law: Law) -> tuple[float, int]:
+def chi_square(counts: Counter[tuple[int, ...]], law: Law) -> tuple[float, int]:
     """The statistic over the likelier sequences and one cell of the rest; its cells."""
-    total = found.total()
-    cells = [(found[s], p * total) for s, p in law.items() if p * total >= 10]
+    total = counts.total()
+    cells = [(counts[s], p * total) for s, p in law.items() if p * total >= 10]
     cells.append((total - sum(f for f, _ in cells), total - sum(e for _, e in cells)))
     return sum((f - e) ** 2 / e for f, e in cells if e > 1e-6 * total), len(cells)
 
@@ -112,11 +112,11 @@ def test_sequences_have_exactly_the_law_of_the_behavior(kind: str, block: int) -
     tokens = rollout.tokens.tolist()
     blended = make_behavior(BehaviorConfig(kind=kind, budget=BUDGET, top_k=TOP_K)).needs_teacher(0)
     for i, prompt in enumerate(PROMPTS):
-        found = Counter(
+        counts = Counter(
             tuple(tokens[row][: rollout.lengths[row]]) for row in range(i, len(jobs), len(PROMPTS))
         )
-        statistic, cells = chi_square(found, exact_law(kind, prompt))
+        statistic, cells = chi_square(counts, exact_law(kind, prompt))
         assert cells > 80
         assert statistic < cells + 5 * np.sqrt(2 * cells)
         if blended:
-            assert chi_square(found, exact_law("vanilla", prompt))[0] > 5 * cells
+            assert chi_square(counts, exact_law("vanilla", prompt))[0] > 5 * cells

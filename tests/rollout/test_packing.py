@@ -76,10 +76,10 @@ def test_few_shapes_whatever_the_lengths() -> None:
 def test_size_classes_grow_geometrically(step: int) -> None:
     classes = [size_class(value, step) for value in range(1, 5000)]
     assert classes == sorted(classes)
-    for value, found in enumerate(classes, start=1):
-        assert found >= value
-        assert found % step == 0
-        assert found - value < max(step, 0.25 * value + 1)
+    for value, actual in enumerate(classes, start=1):
+        assert actual >= value
+        assert actual % step == 0
+        assert actual - value < max(step, 0.25 * value + 1)
     assert len(set(classes)) <= 4 * 13
 
 

@@ -17,7 +17,7 @@ from trb_mlx.ops.numerics import entropy, log_softmax
 from trb_mlx.rollout.behavior import Blend, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import Sampling, look_every, sample, sample_blended
+from trb_mlx.rollout.sampler import Sampling, check_interval, sample, sample_blended
 from trb_mlx.rollout.scoring import score
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
 
@@ -49,10 +49,10 @@ def test_the_block_length_changes_neither_tokens_nor_records(pair: Pair, length:
     assert one.records is not None
     assert other.records is not None
     for name, values in one.records.arrays().items():
-        found = getattr(other.records, name)
+        actual = getattr(other.records, name)
         if name in ("support", "teacher_support"):  # in no particular order
-            values, found = np.sort(values, -1), np.sort(found, -1)
-        np.testing.assert_allclose(found, values, atol=1e-4, err_msg=name)
+            values, actual = np.sort(values, -1), np.sort(actual, -1)
+        np.testing.assert_allclose(actual, values, atol=1e-4, err_msg=name)
     share = one.records.corrected[one.mask].mean()
     assert 0.02 < share < one.records.total_variation[one.mask].mean() * 3
 
@@ -84,8 +84,8 @@ def test_rows_are_taken_some_at_a_time(pair: Pair, monkeypatch: pytest.MonkeyPat
     assert whole.records is not None
     assert parts.records is not None
     for name, values in whole.records.arrays().items():
-        found = getattr(parts.records, name)
-        np.testing.assert_allclose(found, values, atol=1e-5, err_msg=name)
+        actual = getattr(parts.records, name)
+        np.testing.assert_allclose(actual, values, atol=1e-5, err_msg=name)
 
 
 def test_without_a_budget_the_rollouts_are_the_students(pair: Pair) -> None:
@@ -99,7 +99,7 @@ def test_rows_draw_next_to_nothing_beyond_their_stop(pair: Pair) -> None:
     work = jobs(40)
     rollout = sample(pair.student, work, Sampling(max_tokens=40, batch_size=8))
     assert rollout.stopped.any()
-    assert 0 <= rollout.drafted - rollout.lengths.sum() <= len(work) * (look_every(40) - 1)
+    assert 0 <= rollout.drafted - rollout.lengths.sum() <= len(work) * (check_interval(40) - 1)
 
 
 def test_neither_batch_size_nor_order_changes_what_is_drawn(pair: Pair) -> None:
@@ -138,20 +138,20 @@ def test_records_against_both_models_without_a_cache(pair: Pair, temperature: fl
         plain = [np.asarray(log_softmax(x)) for x in logits]
         chosen = np.asarray(packed.flat(rollout.tokens))[:, None]
         support = np.asarray(packed.flat(records.support))
-        found = {name: np.asarray(packed.flat(v)) for name, v in records.arrays().items()}
+        actual = {name: np.asarray(packed.flat(v)) for name, v in records.arrays().items()}
         for name, row in zip(("student", "teacher"), tempered, strict=True):
             at_token = np.take_along_axis(row, chosen, -1)[:, 0]
-            np.testing.assert_allclose(found[f"{name}_logprob"], at_token, atol=1e-4)
+            np.testing.assert_allclose(actual[f"{name}_logprob"], at_token, atol=1e-4)
             expected = np.asarray(entropy(mx.array(row)))
-            np.testing.assert_allclose(found[f"{name}_entropy"], expected, atol=1e-4)
+            np.testing.assert_allclose(actual[f"{name}_entropy"], expected, atol=1e-4)
         np.testing.assert_allclose(
-            found["teacher_support"], np.take_along_axis(plain[1], support, -1), atol=1e-4
+            actual["teacher_support"], np.take_along_axis(plain[1], support, -1), atol=1e-4
         )
         mass = np.exp(np.take_along_axis(plain[1], support, -1)).sum(-1)
-        np.testing.assert_allclose(np.exp(found["teacher_rest"]), 1 - mass, atol=1e-5)
+        np.testing.assert_allclose(np.exp(actual["teacher_rest"]), 1 - mass, atol=1e-5)
         tops = [np.argsort(-row, -1)[:, :8] for row in plain]
         shared = [len(set(a) & set(b)) for a, b in zip(*tops, strict=True)]
-        assert found["overlap"].tolist() == shared
+        assert actual["overlap"].tolist() == shared
         assert (np.sort(support) == np.sort(tops[0])).all()
     used = rollout.mask
     assert (records.kl_behavior[used] <= budget * 1.001).all()

@@ -18,20 +18,20 @@ from trb_mlx.types import Job, Rollout, Sampling
 
 __all__ = ["Sampling", "sample", "sample_blended", "wired_memory"]
 
-# A model that draws alone goes on for this share of `max_tokens` before the host looks for rows
-# that stopped: a look leaves the device idle, and tokens drawn beyond a stop are lost.
-LOOK_SHARE, LONGEST_LOOK = 1 / 24, 16
+# One model alone draws this share of `max_tokens` before the host checks which rows stopped:
+# a check leaves the device idle, and tokens drawn beyond a stop are lost.
+CHECK_SHARE, MOST_UNCHECKED = 1 / 24, 16
 
 
 def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
     """Draw from one model alone; at temperature 0 its likeliest tokens, unrecorded."""
-    look = Fixed(look_every(sampling.max_tokens))
-    return _generate(ModelGenerator(scorer, sampling), jobs, sampling, scorer, look)
+    length = Fixed(check_interval(sampling.max_tokens))
+    return _generate(ModelGenerator(scorer, sampling), jobs, sampling, scorer, length)
 
 
-def look_every(max_tokens: int) -> int:
-    """Tokens between two looks at rows of at most so many tokens."""
-    return min(max(1, round(max_tokens * LOOK_SHARE)), LONGEST_LOOK)
+def check_interval(max_tokens: int) -> int:
+    """Tokens between two checks for rows that stopped, of at most so many tokens a row."""
+    return min(max(1, round(max_tokens * CHECK_SHARE)), MOST_UNCHECKED)
 
 
 def sample_blended(
@@ -68,7 +68,7 @@ def _generate(
                 return batch.result(sampling.temperature)
             length = min(draft_length.choose(len(batch)), generator.max_block, batch.most_left())
             block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
-            mx.eval(block.tokens, block.accepted)  # here alone the host waits for the device
+            mx.eval(block.tokens, block.accepted)  # the host has to see which rows stopped
             accepted = np.asarray(block.accepted)
             emitted = np.minimum(accepted + 1, length)
             draft_length.observe(int(emitted.sum()), int((emitted - accepted).sum()))
