@@ -13,7 +13,7 @@ from trb_mlx.comparison.runs import _outcome_path, check_data, read_outcome
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
 from trb_mlx.data.held_out import PromptSplit
 from trb_mlx.errors import UserError
-from trb_mlx.runs.digests import keep_digests
+from trb_mlx.runs.digests import write_digests
 from trb_mlx.runs.folder import RunFolder, locate, write_config
 from trb_mlx.types import Prompt
 
@@ -88,7 +88,7 @@ def test_a_lost_problem_is_an_error(made: Made) -> None:
 def test_a_run_of_other_data_is_not_taken_over(made: Made) -> None:
     spec, run, folder = made
     train = Path("train.jsonl")
-    keep_digests(folder, run.config, PromptSplit([Prompt(0, "", (1,))], [Prompt(0, "", (2,))]))
+    write_digests(folder, run.config, PromptSplit([Prompt(0, "", (1,))], [Prompt(0, "", (2,))]))
     check_data(spec, run)  # the files are the same, so nothing is loaded
     train.write_text(train.read_text() + '{"prompt": "one more", "answer": "2"}\n')
     with pytest.raises(UserError, match="are not those that run .* Remove .* to train it again"):

@@ -11,7 +11,7 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.held_out import PromptSplit
 from trb_mlx.errors import UserError
-from trb_mlx.runs.digests import check_digests, digest_prompts, keep_digests
+from trb_mlx.runs.digests import check_digests, digest_prompts, write_digests
 from trb_mlx.runs.folder import RunFolder
 from trb_mlx.types import Prompt
 
@@ -37,7 +37,7 @@ def checked(folder: RunFolder, config: Config, split: PromptSplit) -> list[str]:
 
 
 def test_the_same_prompts_pass_wherever_they_lie(folder: RunFolder, config: Config) -> None:
-    keep_digests(folder, config, SPLIT)
+    write_digests(folder, config, SPLIT)
     mended = [replace(prompt, text="x", answer="2") for prompt in SPLIT.train]
     assert checked(folder, config, PromptSplit(mended, SPLIT.eval)) == []
 
@@ -53,7 +53,7 @@ def test_the_same_prompts_pass_wherever_they_lie(folder: RunFolder, config: Conf
 def test_other_prompts_are_refused(
     folder: RunFolder, config: Config, split: PromptSplit, sentence: str
 ) -> None:
-    keep_digests(folder, config, SPLIT)
+    write_digests(folder, config, SPLIT)
     with pytest.raises(UserError, match=sentence):
         checked(folder, config, split)
 

@@ -22,7 +22,7 @@ from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
 from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
-from trb_mlx.runs.digests import check_digests, chooses_the_same
+from trb_mlx.runs.digests import check_digests, chooses_same_prompts
 from trb_mlx.types import Prompt, Say, say_nothing
 
 
@@ -165,7 +165,7 @@ def _target_prompts(target: Target, say: Say) -> Sequence[Prompt]:
     if folder is None:
         return held_out_prompts(config, tokenizer, say)
     kept = load_config(str(folder.config))
-    if not chooses_the_same(config, kept):
+    if not chooses_same_prompts(config, kept):
         return held_out_prompts(config, tokenizer, say)
     wanted, own = config.eval.prompts, kept.eval.prompts
     if held_out_source(config) is None:

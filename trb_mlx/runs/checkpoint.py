@@ -23,7 +23,7 @@ from trb_mlx.models.arrays import load_arrays, save_arrays
 class TrainingState:
     """The counters of a run: finished updates, skipped in a row, skipped in all.
 
-    `drafting` is what the choice of draft lengths was found to depend on.
+    `drafting` is what the choice of draft lengths has seen, by which it goes on.
     """
 
     step: int
@@ -33,20 +33,20 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: optim.Optimizer, progress: TrainingState, keep: int
+    folder: Path, module: nn.Module, optimizer: optim.Optimizer, state: TrainingState, keep: int
 ) -> None:
     """Write `folder/STEP/` and remove all but the newest `keep`.
 
     The data cursor is not stored: which prompts a step uses is a function of seed and step.
     """
-    with replacing_folder(folder / f"{progress.step:07d}") as draft:
+    with replacing_folder(folder / f"{state.step:07d}") as draft:
         save_arrays(
             draft / "adapters.safetensors", dict(tree_flatten(module.trainable_parameters()))
         )
         # By name, since a state that was loaded has another order than one that grew.
-        state = dict(sorted(tree_flatten(optimizer.state)))
-        save_arrays(draft / "optimizer.safetensors", state)
-        (draft / "state.json").write_text(json_text(vars(progress), None) + "\n", encoding="utf-8")
+        moments = dict(sorted(tree_flatten(optimizer.state)))
+        save_arrays(draft / "optimizer.safetensors", moments)
+        (draft / "state.json").write_text(json_text(vars(state), None) + "\n", encoding="utf-8")
     kept = checkpoints(folder)
     whole = [path for path in kept if not _is_skipped(path)]
     for old in set(kept[:-keep]) - set(whole[-1:]):
@@ -68,7 +68,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"\d{7,}", path.name))
 
 
-def clear_drafts(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove what crashes left of checkpoints that they cut off."""
     for path in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
         shutil.rmtree(path)
@@ -82,54 +82,54 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -
             not finite.
     """
     try:
-        progress = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        state = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
         weights = load_arrays(path / "adapters.safetensors")
-        state = load_arrays(path / "optimizer.safetensors")
+        moments = load_arrays(path / "optimizer.safetensors")
     except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}); {_WAY_OUT}") from error
-    trouble = (
-        _progress_trouble(progress, path)
-        or _arrays_trouble(weights, module.trainable_parameters(), "adapters.safetensors")
-        or _arrays_trouble(state, optimizer.state, "optimizer.safetensors")
+    mismatch = (
+        _state_mismatch(state, path)
+        or _array_mismatch(weights, module.trainable_parameters(), "adapters.safetensors")
+        or _array_mismatch(moments, optimizer.state, "optimizer.safetensors")
     )
-    if trouble:
-        raise UserError(f"checkpoint {path} does not fit this run: {trouble}; {_WAY_OUT}")
+    if mismatch:
+        raise UserError(f"checkpoint {path} does not fit this run: {mismatch}; {_WAY_OUT}")
     module.load_weights(list(weights.items()), strict=False)
-    optimizer.state = tree_unflatten(list(state.items()))
+    optimizer.state = tree_unflatten(list(moments.items()))
     # A flat file has no branches without leaves; the updated state has them, as the module does.
     optimizer.init(module.trainable_parameters())
     mx.eval(module.parameters(), optimizer.state)
-    return progress
+    return state
 
 
 _WAY_OUT = "remove it to go on from the one before."
 
 
-def _progress_trouble(progress: TrainingState, path: Path) -> str | None:
-    counts = {name: getattr(progress, name) for name in ("step", "bad_steps", "skipped")}
-    for name, value in counts.items():
+def _state_mismatch(state: TrainingState, path: Path) -> str | None:
+    for name in ("step", "bad_steps", "skipped"):
+        value = getattr(state, name)
         if type(value) is not int or value < 0:
             return f"state.json has {name} {value!r}, expected a whole number"
-    if progress.step != int(path.name):
-        return f"state.json is of step {progress.step}"
+    if state.step != int(path.name):
+        return f"state.json is of step {state.step}"
     return None
 
 
-def _arrays_trouble(found: dict[str, mx.array], wanted: Any, name: str) -> str | None:
-    """What keeps arrays from taking the place of a tree's, if anything does."""
-    expected = dict(tree_flatten(wanted))
-    for key in sorted(expected.keys() | found.keys()):
-        if key not in found:
-            return f"{name} lacks {key}"
-        if key not in expected:
-            return f"{name} holds {key}, which this run does not have"
-        here, there = found[key], expected[key]
-        if here.shape != there.shape:
-            return f"{name} has {key} of shape {here.shape}, expected {there.shape}"
-        if here.dtype != there.dtype:
-            return f"{name} has {key} in {here.dtype}, expected {there.dtype}"
-    finite = {key: mx.all(mx.isfinite(array)) for key, array in found.items()}
+def _array_mismatch(arrays: dict[str, mx.array], tree: Any, file: str) -> str | None:
+    """What keeps a file's arrays from taking the place of a tree's, if anything does."""
+    expected = dict(tree_flatten(tree))
+    for name in sorted(expected.keys() | arrays.keys()):
+        if name not in arrays:
+            return f"{file} lacks {name}"
+        if name not in expected:
+            return f"{file} holds {name}, which this run does not have"
+        array, place = arrays[name], expected[name]
+        if array.shape != place.shape:
+            return f"{file} has {name} of shape {array.shape}, expected {place.shape}"
+        if array.dtype != place.dtype:
+            return f"{file} has {name} in {array.dtype}, expected {place.dtype}"
+    finite = {name: mx.all(mx.isfinite(array)) for name, array in arrays.items()}
     mx.eval(finite)
     return next(
-        (f"{name} has {key} with NaN or infinity" for key in finite if not finite[key]), None
+        (f"{file} has {name} with NaN or infinity" for name in finite if not finite[name]), None
     )

@@ -32,13 +32,13 @@ class Digest:
 
 def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
     """The digest of prompts in their order."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for prompt in prompts:
-        found.update(json.dumps(prompt.tokens).encode() + b"\n")
-    return Digest(len(prompts), found.hexdigest())
+        sha256.update(json.dumps(prompt.tokens).encode() + b"\n")
+    return Digest(len(prompts), sha256.hexdigest())
 
 
-def keep_digests(folder: RunFolder, config: Config, split: PromptSplit) -> None:
+def write_digests(folder: RunFolder, config: Config, split: PromptSplit) -> None:
     """Write data.json."""
     files = _files(config)
     values = {
@@ -50,8 +50,8 @@ def keep_digests(folder: RunFolder, config: Config, split: PromptSplit) -> None:
 
 def _files(config: Config) -> dict[str, str | None]:
     """The SHA-256 of each part's file, or None where the source is none."""
-    places = {part: Path(source.source) for part, source in _sources(config).items()}
-    return {part: file_digest(place) if place.is_file() else None for part, place in places.items()}
+    paths = {part: Path(source.source) for part, source in _sources(config).items()}
+    return {part: file_digest(path) if path.is_file() else None for part, path in paths.items()}
 
 
 def _sources(config: Config) -> dict[str, PromptSource]:
@@ -117,7 +117,7 @@ def read_digests(folder: RunFolder) -> dict[str, Digest] | None:
         ) from error
 
 
-def chooses_the_same(config: Config, kept: Config) -> bool:
+def chooses_same_prompts(config: Config, kept: Config) -> bool:
     """Whether two configs ask for the same prompts, as far as their files are the same."""
     generated = any(is_generated(source) for source in _sources(kept).values())
     decisive = ("data.", "prompt.", *(("train.seed",) if generated else ()))

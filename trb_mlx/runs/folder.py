@@ -85,9 +85,10 @@ def locate(config: Config, default_name: str, kept: Path | None = None) -> RunFo
     """
     run = config.run
     path = Path(run.dir) / (run.name or default_name)
-    if kept is not None and kept.name == "config.yaml" and _is_begun(kept.parent):
-        own = load_config(str(kept)).run
-        if (own.dir, own.name) == (run.dir, run.name):
+    if kept is not None and kept.name == "config.yaml":
+        is_run = (kept.parent / "data.json").exists() or (kept.parent / "metrics.jsonl").exists()
+        own = load_config(kept).run if is_run else None
+        if own is not None and (own.dir, own.name) == (run.dir, run.name):
             path = kept.parent
     return _folder(path, config)
 
@@ -112,10 +113,6 @@ def plan_run(
     return resolved, locate(resolved, file.stem if file else "run", file)
 
 
-def _is_begun(path: Path) -> bool:
-    return (path / "data.json").exists() or (path / "metrics.jsonl").exists()
-
-
 @contextmanager
 def holding_run(folder: RunFolder, config: Config, resume: bool) -> Iterator[None]:
     """Make the folder, or check that it may be gone on with, and keep other processes out.
@@ -137,22 +134,16 @@ def holding_run(folder: RunFolder, config: Config, resume: bool) -> Iterator[Non
         made = []
         try:
             for place in places:
-                made += [place] if _make(place) else []
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):
+                    place.mkdir()
+                    made.append(place)
                 locks.enter_context(locked(place / ".lock", f"run {folder.path}"))
         except OSError as error:
             raise UserError(f"run folder {place} cannot be written: {error.strerror}.") from error
         locks.enter_context(_discarding(folder, made))
         _check_open(folder, config, resume)  # another process may have finished meanwhile
         yield
-
-
-def _make(place: Path) -> bool:
-    """Whether the folder was made here, and not by another process."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        place.mkdir()
-        return True
-    return False
 
 
 @contextmanager
@@ -196,7 +187,7 @@ def find_run(target: str) -> RunFolder | None:
     path = Path(target).expanduser()
     if not (path / "config.yaml").is_file():
         return None
-    return _folder(path, load_config(str(path / "config.yaml")))
+    return _folder(path, load_config(path / "config.yaml"))
 
 
 def _folder(path: Path, config: Config) -> RunFolder:
@@ -214,7 +205,7 @@ def nearest_run(target: str) -> str:
 
 
 def _check_resumable(folder: RunFolder, config: Config) -> None:
-    kept, given = flatten(load_config(str(folder.config))), flatten(config)
+    kept, given = flatten(load_config(folder.config)), flatten(config)
     moved = ("data.train.source", "data.eval.source") if folder.data.exists() else ()
     for key in dict.fromkeys((*given, *kept)):  # a section that is not there has one key, null
         value = given.get(key)

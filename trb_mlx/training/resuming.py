@@ -44,7 +44,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     saved = checkpoints(folder.checkpoints)
     if saved:
         return saved[-1]
-    config = load_config(str(folder.config))
+    config = load_config(folder.config)
     first_save = min(config.train.steps, config.run.save_every, config.eval.every or math.inf)
     lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     # Adapters are written behind their checkpoint, and the next step's line behind both.
@@ -59,7 +59,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 def resume_notes(folder: RunFolder, config: Config, step: int) -> Iterator[str]:
     """Where a resumed run goes on, and what differs from an uninterrupted one."""
     yield f"going on after step {step}"
-    kept, given = flatten(load_config(str(folder.config))), flatten(config)
+    kept, given = flatten(load_config(folder.config)), flatten(config)
     changed = [key for key in MEMORY_KEYS if kept.get(key) != given[key]]
     if changed and config.lora.dropout:
         yield (

@@ -24,7 +24,7 @@ from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
-from trb_mlx.runs.digests import check_digests, keep_digests
+from trb_mlx.runs.digests import check_digests, write_digests
 from trb_mlx.runs.folder import RunFolder, holding_run, write_config
 from trb_mlx.text import say
 from trb_mlx.training.announcement import announcement, next_commands
@@ -61,7 +61,7 @@ def train_run(
     """
     begun = time.perf_counter()
     tell = partial(say, console)
-    kept = load_config(str(folder.config)) if resume and folder.config.exists() else None
+    kept = load_config(folder.config) if resume and folder.config.exists() else None
     config = with_held_out(with_initial_lora(config), kept)
     with holding_run(folder, config, resume), Verifier() as verifier:
         prepare_backend()
@@ -87,7 +87,7 @@ def train_run(
                 tell(line)
         with disk_errors("config.yaml"):
             if not resume or not folder.data.exists():
-                keep_digests(folder, config, prompts)
+                write_digests(folder, config, prompts)
             write_config(folder, config)
         with disk_errors("the run's files"):
             trainer.run()

@@ -6,7 +6,7 @@ from typing import Any
 
 from trb_mlx.adapters.mlx_lm import remove_snapshots, save_adapters
 from trb_mlx.files import disk_errors
-from trb_mlx.runs.checkpoint import clear_drafts, save_checkpoint
+from trb_mlx.runs.checkpoint import remove_unfinished, save_checkpoint
 from trb_mlx.runs.folder import RunFolder
 from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.training.trainer import Trainer
@@ -23,7 +23,7 @@ class CheckpointWriter(Callback):
 
     def on_start(self, step: int) -> None:
         """A resumed run's adapters are those of its checkpoint, and none are of later steps."""
-        clear_drafts(self._folder.checkpoints)
+        remove_unfinished(self._folder.checkpoints)
         if step:
             with disk_errors("the adapters"):
                 remove_snapshots(self._folder.adapter_path, step)
