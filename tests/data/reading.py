@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from trb_mlx.config import PromptSource
-from trb_mlx.data.sources import Example, read_examples
+from trb_mlx.data.examples import Example
+from trb_mlx.data.sources import read_examples
 from trb_mlx.errors import UserError
 
 GSM8K = {"question": "How many?", "answer": "3 * 400 = <<3*400=1200>>1,200\n#### 1,200"}

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from trb_mlx.config import PromptConfig
 from trb_mlx.data.examples import Example
-from trb_mlx.data.formats import encode_prompt, fill_plain
-from trb_mlx.data.prompts import make_formatter
+from trb_mlx.data.formats import encode_prompt, fill_plain, make_formatter
 from trb_mlx.errors import UserError
 
 NO_THINKING = "<|im_start|>assistant\n<think>\n\n</think>\n\n"

@@ -13,7 +13,8 @@ from data.reading import GSM8K, complaint, read
 from datasets.exceptions import DatasetNotFoundError
 
 from trb_mlx.config import PromptSource
-from trb_mlx.data.sources import Example, read_examples
+from trb_mlx.data.examples import Example
+from trb_mlx.data.sources import read_examples
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from data.reading import GSM8K, complaint, read
 
 from trb_mlx.data.arithmetic import problems
-from trb_mlx.data.sources import Example
+from trb_mlx.data.examples import Example
 
 
 def write_lines(path: Path, *rows: Any) -> str:

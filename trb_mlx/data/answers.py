@@ -87,10 +87,10 @@ def extract_answer(text: str) -> str | None:
     boxed = boxed_answer(text)
     if boxed is not None:
         return boxed
-    found = None
+    answer = None
     for match in _MARKED.finditer(text):
-        found = (match["hash"] or match["word"]).strip().strip("*").strip() or found
-    return found
+        answer = (match["hash"] or match["word"]).strip().strip("*").strip() or answer
+    return answer
 
 
 def boxed_answer(text: str) -> str | None:

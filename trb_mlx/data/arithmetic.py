@@ -61,23 +61,19 @@ def problems(split: str, count: int, seed: int) -> list[Problem]:
     Raises:
         ValueError: on an unknown split, or a count outside the split's range.
     """
-    _check_request(split, count)
-    generator = random.Random(f"arithmetic {split} {seed}")
-    found: dict[str, Problem] = {}
-    while len(found) < count:
-        steps = _draw_steps(generator)
-        expression = _expression(steps)
-        if _split_of(expression) == split:
-            found.setdefault(expression, _problem(expression, steps))
-    return list(found.values())
-
-
-def _check_request(split: str, count: int) -> None:
     if split not in LARGEST_COUNT:
         raise ValueError(f"split is {split!r}, expected 'train' or 'test'.")
     largest = LARGEST_COUNT[split]
     if not 0 <= count <= largest:
         raise ValueError(f"count is {count}, expected 0 to {largest} for split {split!r}.")
+    generator = random.Random(f"arithmetic {split} {seed}")
+    drawn: dict[str, Problem] = {}
+    while len(drawn) < count:
+        steps = _draw_steps(generator)
+        expression = _expression(steps)
+        if _split_of(expression) == split:
+            drawn.setdefault(expression, _problem(expression, steps))
+    return list(drawn.values())
 
 
 def _split_of(expression: str) -> str:

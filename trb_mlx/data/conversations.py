@@ -58,32 +58,45 @@ def read_tools(value: Any, where: str) -> tuple[Any, ...]:
     Raises:
         BadRow: it is neither a list nor text that holds one.
     """
-    found = _from_json(value)
-    if not found:
+    tools = _from_json(value)
+    if not tools:
         return ()
-    if isinstance(found, str) or not isinstance(found, Sequence):
-        raise BadRow(f"{where} has a {type(found).__name__} for `tools`, expected a list of them.")
-    return tuple(found)
+    if isinstance(tools, str) or not isinstance(tools, Sequence):
+        raise BadRow(f"{where} has a {type(tools).__name__} for `tools`, expected a list of them.")
+    return tuple(tools)
+
+
+def check_unicode(values: Any, what: str) -> None:
+    """Refuse text that no file and no tokenizer takes.
+
+    Raises:
+        BadRow: a text in the values holds half of a surrogate pair.
+    """
+    try:
+        json.dumps(values, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(error.object[error.start]):04X}"
+        raise BadRow(f"{what} holds {half}, half of a surrogate pair and no character.") from error
 
 
 def _written_turns(text: str, where: str) -> list[Any] | None:
     """The conversation that a text holds, or None where it is simply text."""
     if not text.lstrip().startswith("["):
         return None
-    found = _from_json(text)
-    if isinstance(found, str) and _LIST_OF_TURNS.match(text):
+    turns = _from_json(text)
+    if isinstance(turns, str) and _LIST_OF_TURNS.match(text):
         try:
-            found = ast.literal_eval(text.strip())
+            turns = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
             raise BadRow(
                 f"{where} has a list of messages as text that is neither JSON nor a Python list."
             ) from error
-    if not isinstance(found, list) or not found:
+    if not isinstance(turns, list) or not turns:
         return None
-    is_turn = all(
-        isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in found
+    are_turns = all(
+        isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in turns
     )
-    return found if is_turn else None
+    return turns if are_turns else None
 
 
 def _from_json(value: Any) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from trb_mlx.config import PromptSource
 from trb_mlx.data.answers import gold_answer
-from trb_mlx.data.conversations import BadRow, Message, read_messages, read_tools
+from trb_mlx.data.conversations import (
+    BadRow,
+    Message,
+    check_unicode,
+    read_messages,
+    read_tools,
+)
 from trb_mlx.errors import UserError, did_you_mean
-
-__all__ = ["BadRow", "Example", "Message", "example_of", "read_columns"]
 
 # In the order they are looked for, in any capitalisation. A column named in the config goes
 # before all of them.
@@ -49,14 +52,13 @@ class Example:
     @property
     def system(self) -> str | None:
         """The text of the system message, where the conversation brings one."""
-        found = [turn["content"] for turn in self.turns if turn["role"] == "system"]
-        return found[0] if found else None
+        return next((turn["content"] for turn in self.turns if turn["role"] == "system"), None)
 
     @property
     def text(self) -> str:
         """What the turns say, one paragraph each, without the system message."""
-        said = [turn["content"] for turn in self.turns if turn["role"] != "system"]
-        return "\n\n".join(text for text in said if text)
+        texts = [turn["content"] for turn in self.turns if turn["role"] != "system"]
+        return "\n\n".join(text for text in texts if text)
 
 
 def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
@@ -85,9 +87,9 @@ def _read(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
     if column is not None and isinstance(row[column], Mapping):
         raise BadRow(f"{where} has an object in its column {column}, expected an answer.")
     answer = None if column is None else gold_answer(row[column])
-    messages, unused = _with_system(messages, row, names, where)
+    messages, unused = _with_system_column(messages, row, names, where)
     tools = read_tools(row[names["tools"]], where) if "tools" in names else ()
-    _check_unicode((messages, answer, tools), where)
+    check_unicode((messages, answer, tools), where)
     return Example(messages, answer, None, tools, where, unused)
 
 
@@ -160,7 +162,7 @@ def _named_column(row: Mapping[str, Any], column: str, key: str, where: str) -> 
     )
 
 
-def _with_system(
+def _with_system_column(
     messages: tuple[Message, ...] | str,
     row: Mapping[str, Any],
     names: Mapping[str, str],
@@ -180,11 +182,3 @@ def _with_system(
         return ({"role": "system", "content": text}, *turns), ()
     differs = own[0].strip() != text.strip()
     return messages, (f"a column {column} beside a system message",) if differs else ()
-
-
-def _check_unicode(values: Any, where: str) -> None:
-    try:
-        json.dumps(values, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(error.object[error.start]):04X}"
-        raise BadRow(f"{where} holds {half}, half of a surrogate pair and no character.") from error

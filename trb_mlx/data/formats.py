@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trb_mlx.config import PromptConfig
-from trb_mlx.data.conversations import Message
+from trb_mlx.data.conversations import Message, check_unicode
 from trb_mlx.data.examples import Example
 from trb_mlx.data.templates import TemplateTimeout, check_template, render, template_source
 from trb_mlx.errors import UserError, reason_of
@@ -169,8 +169,8 @@ def _before_first_user(messages: Sequence[Message]) -> list[Message]:
 def _parts(example: Example) -> list[str]:
     """What an example holds besides the text of its turns, by the names templates give it."""
     names = ("tool_calls", "function_call", "reasoning_content")
-    found = [name for name in names if any(name in turn for turn in example.turns)]
-    return [*found, "tools"] if example.tools else found
+    parts = [name for name in names if any(name in turn for turn in example.turns)]
+    return [*parts, "tools"] if example.tools else parts
 
 
 class _PlainFormatter:
@@ -215,13 +215,7 @@ def encode_prompt(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def _ids(tokenizer: Any, text: str, **options: Any) -> tuple[int, ...]:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"U+{ord(text[error.start]):04X}"
-        raise UserError(
-            f"the prompt holds {half}, half of a surrogate pair and no character."
-        ) from error
+    check_unicode(text, "the prompt")
     try:
         ids = tuple(int(token) for token in tokenizer.encode(text, **options))
     except Exception as error:  # tokenizers raises plain exceptions

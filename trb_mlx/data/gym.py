@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trb_mlx.data.examples import Example
-from trb_mlx.errors import UserError, did_you_mean
+from trb_mlx.errors import UserError, did_you_mean, one_line
 
 PREFIX = "gym/"
 # reasoning-gym seeds item i with seed + i, so two sets may share items unless their seeds are
@@ -55,8 +55,8 @@ def make_items(name: str, seed: int, count: int) -> Any:
     try:
         return reasoning_gym.create_dataset(name, size=count, seed=seed)
     except Exception as error:  # each family checks its settings in its own way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"generated:gym/{name} cannot be made: {reason[:200]}.") from error
+        reason = one_line(str(error), 200) or type(error).__name__
+        raise UserError(f"generated:gym/{name} cannot be made: {reason}.") from error
 
 
 def _families() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trb_mlx.config import Config, PromptSource
 from trb_mlx.data.prompts import load_prompts
-from trb_mlx.data.sources import split_files
+from trb_mlx.data.sources import is_generated, split_files
 from trb_mlx.errors import UserError
 from trb_mlx.types import Prompt, Say
 
@@ -27,12 +27,12 @@ class PromptSplit:
 def with_held_out(config: Config, kept: Config | None) -> Config:
     """The config with the `valid.jsonl` beside its training data as `data.eval`, where it has none.
 
-    A run that is gone on with, whose config is `kept`, keeps the held-out prompts it began with.
+    A resumed run, whose config is `kept`, keeps the held-out prompts that it began with.
     """
     if config.data.eval is not None:
         return config
-    found = _valid_file(config) if kept is None else kept.data.eval
-    return config.model_copy(update={"data": config.data.model_copy(update={"eval": found})})
+    source = _valid_file(config) if kept is None else kept.data.eval
+    return config.model_copy(update={"data": config.data.model_copy(update={"eval": source})})
 
 
 def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
@@ -41,19 +41,20 @@ def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
     Raises:
         UserError: a source cannot be read, or nothing is left of it.
     """
-    found = _split(config, tokenizer, say)
-    say(f"{len(found.train)} prompts to train on, {len(found.eval)} held out")
-    trained_on = {prompt.tokens for prompt in found.train}
-    shared = sum(prompt.tokens in trained_on for prompt in found.eval)
+    prompts = _split(config, tokenizer, say)
+    say(f"{len(prompts.train)} prompts to train on, {len(prompts.eval)} held out")
+    trained_on = {prompt.tokens for prompt in prompts.train}
+    shared = sum(prompt.tokens in trained_on for prompt in prompts.eval)
     if shared:
-        count = "all" if shared == len(found.eval) else f"{shared} of the {len(found.eval)}"
+        count = "all" if shared == len(prompts.eval) else f"{shared} of the {len(prompts.eval)}"
         say(f"warning: {count} held-out prompts are trained on too, so they measure no transfer")
-    return found
+    return prompts
 
 
 def _split(config: Config, tokenizer: object, say: Say) -> PromptSplit:
     source, held_source = config.data.train, held_out_source(config)
-    count = source.limit or (ENDLESS_PROMPTS if _is_endless(source) else None)
+    is_endless = source.streaming or is_generated(source)
+    count = source.limit or (ENDLESS_PROMPTS if is_endless else None)
     if held_source is not None:
         train = _load(config, source, tokenizer, count, say)
         return PromptSplit(train, held_out_prompts(config, tokenizer, say))
@@ -82,8 +83,8 @@ def held_out_prompts(config: Config, tokenizer: object, say: Say) -> Sequence[Pr
     source = held_out_source(config)
     if source is None:
         return _split(config, tokenizer, say).eval
-    found = _load(config, source, tokenizer, source.limit or config.eval.prompts, say)
-    return found[: config.eval.prompts]
+    prompts = _load(config, source, tokenizer, source.limit or config.eval.prompts, say)
+    return prompts[: config.eval.prompts]
 
 
 def _valid_file(config: Config) -> PromptSource | None:
@@ -101,24 +102,20 @@ def _valid_file(config: Config) -> PromptSource | None:
 def held_out_source(config: Config) -> PromptSource | None:
     """`data.eval`, a generated source's test split, or None: hold prompts of `data.train` out."""
     source = config.data.train
-    if config.data.eval is None and source.source.startswith("generated:"):
+    if config.data.eval is None and is_generated(source):
         return PromptSource(source=source.source, split="test")
     return config.data.eval
-
-
-def _is_endless(source: PromptSource) -> bool:
-    return source.streaming or source.source.startswith("generated:")
 
 
 def _load(
     config: Config, source: PromptSource, tokenizer: object, count: int | None, say: Say
 ) -> Sequence[Prompt]:
-    found = load_prompts(
+    loaded = load_prompts(
         source, config.data, config.prompt, tokenizer, seed=config.train.seed, count=count
     )
-    left_out = found.left_out(config.data.max_prompt_tokens)
+    left_out = loaded.left_out(config.data.max_prompt_tokens)
     if left_out:
-        say(f"{source.source} ({source.split}): left out {left_out}; {len(found.prompts)} remain")
-    for note in found.notes:
+        say(f"{source.source} ({source.split}): left out {left_out}; {len(loaded.prompts)} remain")
+    for note in loaded.notes:
         say(f"{source.source} ({source.split}): {note}")
-    return found.prompts
+    return loaded.prompts

@@ -74,8 +74,8 @@ def _failure(source: PromptSource, error: Exception) -> str:
         known = f" (subsets: {', '.join(choices)})."
         if source.subset is None:
             return f"data set {name} has several subsets, expected one to be named{known}"
-        found = f"no subset {source.subset}"
-        return f"data set {name} has {found}{did_you_mean(source.subset, choices)}{known}"
+        near = did_you_mean(source.subset, choices)
+        return f"data set {name} has no subset {source.subset}{near}{known}"
     return f"data set {name} could not be read: {(text or kind)[:300]}"
 
 

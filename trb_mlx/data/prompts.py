@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 
 from trb_mlx.config import DataConfig, PromptConfig, PromptSource
-from trb_mlx.data.examples import BadRow, Example
+from trb_mlx.data.conversations import BadRow
+from trb_mlx.data.examples import Example
 from trb_mlx.data.formats import Formatter, make_formatter
 from trb_mlx.data.sources import is_generated, read_examples
 from trb_mlx.data.templates import TemplateTimeout
 from trb_mlx.errors import UserError
 from trb_mlx.types import Prompt
-
-__all__ = ["Formatter", "PromptSet", "load_prompts", "make_formatter", "order"]
-
 
 # So many bad rows before the first good one, and no more are read: a stream has no end.
 MOST_BAD_ROWS = 1000
@@ -98,15 +96,15 @@ def load_prompts(
         raise UserError(f"{source.source} is streamed without an end, expected a limit beside it.")
     bad = _BadRows(data.on_bad_row)
     examples = read_examples(source, wanted if is_generated(source) else None, seed, bad.add)
-    found = _collect(examples, data, make_formatter(prompt, tokenizer), wanted, bad)
-    if found.prompts:
-        return found
-    if bad.first is not None and not found.too_long:
+    kept = _collect(examples, data, make_formatter(prompt, tokenizer), wanted, bad)
+    if kept.prompts:
+        return kept
+    if bad.first is not None and not kept.too_long:
         raise bad.first
     raise UserError(
-        f"{source.source} has no prompt left: {found.too_long} are longer than "
-        f"data.max_prompt_tokens = {data.max_prompt_tokens}, {found.duplicates} repeat "
-        f"one of them and {found.bad_rows} cannot be used; raise the limit, or shorten the prompts."
+        f"{source.source} has no prompt left: {kept.too_long} are longer than "
+        f"data.max_prompt_tokens = {data.max_prompt_tokens}, {kept.duplicates} repeat "
+        f"one of them and {kept.bad_rows} cannot be used; raise the limit, or shorten the prompts."
     )
 
 
@@ -123,7 +121,9 @@ def _collect(
     for example in examples:
         key = _normalized(example)
         if data.deduplicate and key in seen:
-            duplicates += 1  # told before formatting: OpenThoughts3 repeats each prompt 16 times
+            duplicates += (
+                1  # left out before formatting: OpenThoughts3 repeats each prompt 16 times
+            )
             continue
         seen.add(key)
         try:

@@ -25,8 +25,6 @@ from trb_mlx.data.answers import (
     same_answer,
 )
 
-__all__ = ["Verifier", "extract_answer"]
-
 WORKER = Path(__file__).with_name("verify_worker.py")
 MATH_VERIFY, REASONING_GYM = "math-verify", "reasoning-gym"  # what a worker may ask
 START_TIMEOUT_S = 120.0  # importing sympy takes about a second, many on a busy machine

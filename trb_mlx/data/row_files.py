@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, one_line
 
 Rows = Iterable[tuple[str, dict[str, Any]]]  # (where it stands, the row)
 _PLAIN_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -103,7 +103,7 @@ def _parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]
                 number += 1
                 yield f"{path}, row {number}", row
     except (ValueError, OSError, NotImplementedError) as error:  # pyarrow's errors are of these
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise UserError(f"{path} cannot be read as Parquet: {reason}.") from error
 
 

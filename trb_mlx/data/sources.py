@@ -15,8 +15,6 @@ from trb_mlx.data.hub import hub_rows
 from trb_mlx.data.row_files import Rows, ending, file_rows
 from trb_mlx.errors import UserError, did_you_mean
 
-__all__ = ["Example", "is_generated", "read_examples"]
-
 GENERATORS = {"arithmetic": arithmetic.problems}
 GENERATED_COUNT = 10_000  # problems made where neither the config nor the caller says how many
 
@@ -69,7 +67,7 @@ def _from_rows(source: PromptSource, bad_row: Callable[[UserError], None]) -> It
 
 
 def is_generated(source: PromptSource) -> bool:
-    """Whether the source makes its examples, and so must be told how many."""
+    """Whether the source makes its examples, and so has no end of its own."""
     return source.source.startswith("generated:")
 
 

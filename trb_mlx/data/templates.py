@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from trb_mlx.data.conversations import Message
-from trb_mlx.errors import UserError
+from trb_mlx.errors import UserError, one_line
 
 LIMIT_S = 5.0  # a template takes a millisecond, its first rendering a tenth of a second
 LIMIT_BYTES = 2**30  # beyond what the process has, where the system heeds it
@@ -67,7 +67,7 @@ def render(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, An
             f"the chat template did not end within {LIMIT_S:g} s on one prompt."
         ) from error
     except Exception as error:  # a template may do anything: add an int, divide by zero, recurse
-        reason = " ".join(str(error).split())[:200].removesuffix(".") or type(error).__name__
+        reason = one_line(str(error), 200) or type(error).__name__
         raise UserError(f"the chat template refused a prompt: {reason}.") from error
 
 

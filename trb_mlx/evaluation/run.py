@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
-from trb_mlx.data.prompts import make_formatter
-from trb_mlx.data.sources import Example
+from trb_mlx.data.examples import Example
+from trb_mlx.data.formats import make_formatter
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import Evaluation, evaluate_target
 from trb_mlx.evaluation.target import Target, open_target
