@@ -189,6 +189,6 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert config.data.train.source == inside
     (tmp_path / "x").mkdir()
     write_config(RunFolder(tmp_path / "x", tmp_path), config)
-    found = find_run("~/x")
-    assert found is not None
-    assert found.path == tmp_path / "x"
+    folder = find_run("~/x")
+    assert folder is not None
+    assert folder.path == tmp_path / "x"

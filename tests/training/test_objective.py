@@ -152,6 +152,6 @@ def test_the_teachers_head_matters_to_the_exact_loss_alone(pair: Pair) -> None:
 
 def test_log_probs_of_drawn_tokens() -> None:
     logits = mx.array([[1.0, 2.0, -mx.inf], [0.0, 0.0, 3.0]])
-    found = np.asarray(token_logprobs(logits, mx.array([1, 2]), mx.array([0.5, 0.5])))
+    logprobs = np.asarray(token_logprobs(logits, mx.array([1, 2]), mx.array([0.5, 0.5])))
     expected = [4 - np.log(np.exp(2) + np.exp(4)), 6 - np.log(2 + np.exp(6))]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(logprobs, expected, rtol=1e-5)

@@ -103,13 +103,13 @@ def warned(*metrics: dict[str, float]) -> list[str]:
     return [line for line in out.getvalue().splitlines() if "warning" in line]
 
 
-def test_a_limit_that_cuts_most_rollouts_is_told_once() -> None:
+def test_a_limit_that_cuts_most_rollouts_is_said_once() -> None:
     name = "completions/truncated_fraction"
     (line,) = warned({name: 0.5}, {name: 0.75}, {name: 0.9})
     assert line == "step 2: warning: 75% of the rollouts were cut at rollout.max_tokens"
 
 
-def test_steps_without_any_reward_are_told_once() -> None:
+def test_steps_without_any_reward_are_said_once() -> None:
     nothing = {"reward/mean": 0.0}
     assert warned(*[nothing] * 4, {"reward/mean": 0.1}, *[nothing] * 4) == []
     assert warned(*[{}] * 9) == []  # no gold answers
@@ -117,7 +117,7 @@ def test_steps_without_any_reward_are_told_once() -> None:
     assert line.startswith("step 5: warning: no answer was right; does the prompt ask for")
 
 
-def test_the_summary_tells_before_and_after_and_where_time_went() -> None:
+def test_the_summary_shows_before_and_after_and_where_time_went() -> None:
     summary = Summary(begun=time.perf_counter() - 2.0)
     summary.on_start(0)
     for result in STEPS:

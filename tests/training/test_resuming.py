@@ -23,9 +23,9 @@ def make(**changes: object) -> Config:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path, tmp_path / "adapters")
-    write_config(made, make())
-    return made
+    folder = RunFolder(tmp_path, tmp_path / "adapters")
+    write_config(folder, make())
+    return folder
 
 
 def trained(folder: RunFolder, steps: int) -> None:

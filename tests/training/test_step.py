@@ -206,8 +206,8 @@ def test_compiled_equals_eager(pair: Pair, mode: str) -> None:
     eager.module.load_weights([(k, mx.array(v)) for k, v in start.items()], strict=False)
     compiled = make_stepper(pair, mode, compile="on", micro_batch_size=4)
     assert compiled.compiled
-    found = compiled.update(rollout, 0.01)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
+    metrics = compiled.update(rollout, 0.01)
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
     assert difference(after, parameters(compiled)) < 1e-3
-    assert compiled.update(rollout, 0.01)["loss"] < found["loss"]  # it sees the new weights
+    assert compiled.update(rollout, 0.01)["loss"] < metrics["loss"]  # it sees the new weights

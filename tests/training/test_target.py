@@ -82,10 +82,10 @@ def assert_different(one: Updated, other: Updated) -> None:
 
 def student_logprobs(pair: Pair, rollout: Rollout) -> list[np.ndarray]:
     """Of each row, the student's log-probs `[length, V]` at its response tokens."""
-    found = []
+    rows = []
     for packed in pack_rollout(rollout, 1):
-        found.append((int(packed.rows[0]), packed.pick(pair.student.logits(packed.ids))))
-    ordered = [logits for _, logits in sorted(found, key=lambda pair: pair[0])]
+        rows.append((int(packed.rows[0]), packed.pick(pair.student.logits(packed.ids))))
+    ordered = [logits for _, logits in sorted(rows, key=lambda pair: pair[0])]
     return [np.asarray(log_softmax(logits)).astype(np.float64) for logits in ordered]
 
 
@@ -105,13 +105,13 @@ def test_gkd_s_ends_are_forward_and_reverse_kl(pair: Pair) -> None:
     rollout, plain = rollouts(pair), TargetConfig()
     ends = [LossConfig(mode="exact", divergence="jsd", beta=beta) for beta in (0.0, 1.0)]
     named = [LossConfig(mode="exact", divergence=name) for name in ("forward_kl", "reverse_kl")]
-    found = [updated(pair, rollout, loss, plain) for loss in ends]
-    for one, loss in zip(found, named, strict=True):
+    updates = [updated(pair, rollout, loss, plain) for loss in ends]
+    for one, loss in zip(updates, named, strict=True):
         assert_same(one, updated(pair, rollout, loss, plain))
-    assert_different(*found)
+    assert_different(*updates)
     middle = updated(pair, rollout, LossConfig(mode="exact", divergence="jsd"), plain)
     assert 0 < middle[0]["loss"] < np.log(2)
-    assert middle[0]["reverse_kl"] == found[1][0]["loss"]
+    assert middle[0]["reverse_kl"] == updates[1][0]["loss"]
 
 
 @pytest.mark.parametrize("mode", ["tail", "exact"])
@@ -152,8 +152,8 @@ def test_corrected_positions_alone_train_towards_the_teachers_likeliest(
         rest, _ = plain.loss(batch | {"weights": weights})
         fixed = labels >= 0
         toward = -logprobs[row][np.flatnonzero(fixed), labels[fixed]].sum() / length
-        found, _ = objective.loss(batch)
-        assert found.item() == pytest.approx(rest.item() + toward, rel=1e-5)
+        corrected_loss, _ = objective.loss(batch)
+        assert corrected_loss.item() == pytest.approx(rest.item() + toward, rel=1e-5)
         assert fixed.any()
     assert_different(vanilla, updated(pair, rollout, loss, saki))
 
@@ -270,9 +270,9 @@ def test_corrections_of_a_blended_rollout_become_labels(pair: Pair, draft_length
     for packed in pack_rollout(rollout, 1):
         top = np.asarray(packed.pick(pair.teacher.logits(packed.ids))).argmax(-1)
         corrected = np.asarray(packed.flat(records.corrected))
-        found = np.asarray(Objective(EXACT, pair, saki).batch(rollout, packed, 1)["labels"])
-        np.testing.assert_array_equal(found, np.where(corrected, top, -1))
-        labels.append(found)
+        batch = Objective(EXACT, pair, saki).batch(rollout, packed, 1)
+        np.testing.assert_array_equal(np.asarray(batch["labels"]), np.where(corrected, top, -1))
+        labels.append(np.asarray(batch["labels"]))
     assert (np.concatenate(labels) >= 0).sum() == records.corrected[used].sum()
     metrics = trainer.stepper.update(rollout, 0.0)
     assert metrics["loss"] != metrics["reverse_kl"]

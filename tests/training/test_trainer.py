@@ -1,4 +1,4 @@
-"""Cadence: what is told when, whatever the parts do."""
+"""The trainer: which callback hears what when, whatever the parts do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a resumed run goes on, and what it then says."""
+"""Where a resumed run continues, and what it then says."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def resume_notes(folder: RunFolder, config: Config, step: int) -> Iterator[str]:
-    """Where a resumed run goes on, and what differs from an uninterrupted one."""
+    """Where a resumed run continues, and what differs from an uninterrupted one."""
     yield f"going on after step {step}"
     kept, given = flatten(load_config(folder.config)), flatten(config)
     changed = [key for key in MEMORY_KEYS if kept.get(key) != given[key]]

@@ -73,9 +73,9 @@ def train_run(
         if resume:
             check_digests(folder, config, vars(prompts), tell)
         contexts = (pair.student.model.context, pair.teacher.model.context)
-        fitted, fitting_prompts = fit_split(config, prompts, contexts, tell)
-        hidden = hidden_plan(fitted, pair)
-        trainer = make_trainer(fitted, pair, fitting_prompts, verifier, hidden.keep)
+        fitted_config, fitted_prompts = fit_split(config, prompts, contexts, tell)
+        hidden = hidden_plan(fitted_config, pair)
+        trainer = make_trainer(fitted_config, pair, fitted_prompts, verifier, hidden.keep)
         if resume:
             resume_from(folder, trainer)
         summary = Summary(begun, read_metrics(folder.metrics) if trainer.step else ())
@@ -91,10 +91,7 @@ def train_run(
             write_config(folder, config)
         with disk_errors("the run's files"):
             trainer.run()
-        for line in [
-            *summary.lines(),
-            *next_commands(fitted, folder, pair.student.model),
-        ]:
+        for line in [*summary.lines(), *next_commands(config, folder, pair.student.model)]:
             tell(line, wrap=False)
 
 

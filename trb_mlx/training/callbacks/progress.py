@@ -66,7 +66,7 @@ class ProgressPrinter(Callback):
         self._every = every
         self._rows: list[StepResult] = []
         self._live: Live | None = None
-        self._spinner: Spinner | None = None  # what is going on, and for how long
+        self._spinner: Spinner | None = None  # what the run does, and for how long
         self._step = self._first = 0
         self._begun = 0.0
         self._unrewarded = 0  # steps in a row
@@ -136,7 +136,7 @@ class ProgressPrinter(Callback):
         return pace * (self._steps - step)
 
     def _view(self) -> Table:
-        """The last steps, how far the run is, and what is going on."""
+        """The last steps, how far the run is, and what it does."""
         table = Table(box=None, pad_edge=False)
         table.add_column("step", justify="right")
         for heading, _, _ in COLUMNS:
