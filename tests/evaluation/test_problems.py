@@ -14,7 +14,7 @@ from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation import problems as problem_set
-from trb_mlx.evaluation.evaluator import as_drawn
+from trb_mlx.evaluation.evaluator import resolve_eval
 from trb_mlx.evaluation.problems import Task, run_task, summarize
 from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.models.pair import Pair
@@ -102,8 +102,8 @@ def line(rewards: Sequence[int] | None, lengths: Sequence[int], stopped: Sequenc
 
 
 def test_greedy_answers_are_drawn_once_and_owe_nothing_to_the_seed(task: Task) -> None:
-    config = as_drawn(EvalConfig(samples=3, temperature=0.0), 6)
-    assert (config.samples, as_drawn(EvalConfig(samples=3), 6).samples) == (1, 3)
+    config = resolve_eval(EvalConfig(samples=3, temperature=0.0), 6)
+    assert (config.samples, resolve_eval(EvalConfig(samples=3), 6).samples) == (1, 3)
     greedy = run(replace(task, config=config))
     assert [len(line["lengths"]) for line in greedy] == [1] * 5
     assert run(replace(task, config=config, seed=9)) == greedy

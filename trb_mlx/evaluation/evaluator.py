@@ -25,7 +25,7 @@ NONE_RIGHT = (
 )
 
 
-def as_drawn(config: EvalConfig, max_tokens: int) -> EvalConfig:
+def resolve_eval(config: EvalConfig, max_tokens: int) -> EvalConfig:
     """The settings with a length limit, and one sample where all would be alike."""
     samples = config.samples if config.temperature else 1
     return config.model_copy(update={"max_tokens": max_tokens, "samples": samples})
@@ -89,7 +89,7 @@ class Evaluator:
     seed: int
     rows: tuple[int, int]
 
-    def student(self) -> Metrics:
+    def evaluate_student(self) -> Metrics:
         """`eval/pass@1` (where there are gold answers), `eval/reverse_kl`, lengths, truncation."""
         rollout, rewards = self._answers(self.pair.student)
         return {
@@ -99,7 +99,7 @@ class Evaluator:
             "eval/truncated_fraction": float(1.0 - rollout.stopped.mean()),
         }
 
-    def teacher(self) -> Metrics:
+    def evaluate_teacher(self) -> Metrics:
         """`eval/teacher_pass@1` (nothing without gold answers)."""
         if all(prompt.answer is None for prompt in self.prompts):
             return {}

@@ -15,7 +15,7 @@ from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts, held_out_source, split_prompts
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
-from trb_mlx.evaluation.evaluator import NONE_RIGHT, as_drawn, truncation_warning
+from trb_mlx.evaluation.evaluator import NONE_RIGHT, resolve_eval, truncation_warning
 from trb_mlx.evaluation.intervals import Interval
 from trb_mlx.evaluation.problems import Task, run_task, summarize
 from trb_mlx.evaluation.result_folder import Line, ResultFolder
@@ -147,7 +147,7 @@ def _make_task(target: Target, skip: int, say: Say) -> Task:
         target.scorer,
         target.pair,
         prompts,
-        as_drawn(config.eval, max_tokens),
+        resolve_eval(config.eval, max_tokens),
         config.train.seed,
         config.rollout.batch_size,
         config.train.micro_batch_size,

@@ -15,7 +15,7 @@ from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_split
 from trb_mlx.data.held_out import PromptSplit, split_prompts, with_held_out
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.evaluation.evaluator import Evaluator, answer_rewards, as_drawn
+from trb_mlx.evaluation.evaluator import Evaluator, answer_rewards, resolve_eval
 from trb_mlx.files import disk_errors, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.models.lora import add_lora, checkpoint_layers
@@ -134,7 +134,7 @@ def make_trainer(
     if config.train.grad_checkpoint:
         checkpoint_layers(module)
     stepper = Stepper(module, Objective(config.loss, pair, config.target), config.train)
-    evaluation = as_drawn(config.eval, config.eval.max_tokens or config.rollout.max_tokens)
+    evaluation = resolve_eval(config.eval, config.eval.max_tokens or config.rollout.max_tokens)
     rows = (config.rollout.batch_size, config.train.micro_batch_size)
     return Trainer(
         config,

@@ -108,9 +108,9 @@ class Trainer:
         """Metrics on held-out prompts after `step` updates, before the first the teacher's too."""
         self._call("on_phase", "evaluation", step)
         begun = time.perf_counter()
-        metrics = self.evaluator.student()
+        metrics = self.evaluator.evaluate_student()
         if step == 0 and self.config.eval.teacher:
-            metrics |= self.evaluator.teacher()
+            metrics |= self.evaluator.evaluate_teacher()
         return metrics | {"time/eval_s": time.perf_counter() - begun}
 
     def _evaluates(self, step: int) -> bool:
