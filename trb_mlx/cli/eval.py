@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from trb_mlx.cli.failures import going_on
 from trb_mlx.config_file import parse_override
 from trb_mlx.data.benchmarks import BENCHMARKS
 from trb_mlx.errors import UserError
 from trb_mlx.files import json_text
+from trb_mlx.text import is_share, number
+
+if TYPE_CHECKING:
+    from trb_mlx.evaluation.intervals import Interval
 
 # option → the key that it stands for
 KEYS = {
@@ -83,10 +89,9 @@ def evaluate(
     overrides = {KEYS[name]: value for name, value in options.items() if value is not None}
     overrides |= dict(parse_override(text) for text in settings)
     from trb_mlx.evaluation.run import evaluate as measure  # slow to import
-    from trb_mlx.report.tables import evaluation_table, evaluation_title
 
     with going_on():
-        found = measure(
+        result = measure(
             target,
             data,
             split=split,
@@ -99,12 +104,33 @@ def evaluate(
             progress=Console(stderr=True),
         )
     if as_json:
-        click.echo(json_text(found.as_json(), indent=None))
+        click.echo(json_text(result.as_json(), indent=None))
         return
-    click.echo(evaluation_title(found.about))
-    Console().print(evaluation_table(found.metrics))
-    if found.path:
-        click.echo(f"kept in {found.path}")
+    about = result.about
+    click.echo(
+        f"{about['target']} on {about['data']}: {about['problems']} problems × "
+        f"{about['samples']}, temperature {about['temperature']:g}, top-p {about['top_p']:g}, "
+        f"at most {about['max_tokens']} tokens"
+    )
+    Console().print(metrics_table(result.metrics))
+    if result.path:
+        click.echo(f"kept in {result.path}")
+
+
+def metrics_table(metrics: Mapping[str, Interval]) -> Table:
+    """One row a metric: its value, and the ends of its interval."""
+    from trb_mlx.evaluation.intervals import LEVEL
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column(f"{LEVEL:.0%} interval over problems", justify="right")
+    for name, interval in metrics.items():
+        form = ".1%" if is_share(name) else ".1f" if "length" in name else ".4f"
+        ends = interval.low, interval.high
+        span = "–" if ends == (None, None) else " to ".join(number(end, form) for end in ends)
+        table.add_row(name, number(interval.value, form), span)
+    return table
 
 
 def _counts(text: str) -> list[int]:

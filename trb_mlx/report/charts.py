@@ -56,24 +56,24 @@ class Chart:
         if self.shaded:
             ends = " and ".join(f"step {end}" for end in self.shaded)
             parts.append(f"The warm-up, up to {ends}, is shaded.")
-        parts += [self._told(line) for line in self.lines]
+        parts += [self._describe(line) for line in self.lines]
         if self.level is not None:
-            parts.append(f"A level line marks {self.level[1]}, {self.form(self.level[0])}.")
+            parts.append(f"A level line marks {self.level[1]}, {self.value_text(self.level[0])}.")
         return " ".join(parts)
 
-    def form(self, value: float) -> str:
+    def value_text(self, value: float) -> str:
         """A value of the figure as text."""
         return rounded(value, self.percent)
 
-    def place(self, x: float) -> str:
+    def x_text(self, x: float) -> str:
         """A place on the horizontal axis as text."""
         return self.ticks[int(x)] if self.ticks else rounded(x)
 
-    def _told(self, line: Line) -> str:
+    def _describe(self, line: Line) -> str:
         if len(line.y) == 1:
-            return f"{line.label}: {self.form(line.y[0])} at {self.place(line.x[0])}."
+            return f"{line.label}: {self.value_text(line.y[0])} at {self.x_text(line.x[0])}."
         return (
-            f"{line.label}: from {self.form(line.y[0])} at {self.place(line.x[0])} to "
-            f"{self.form(line.y[-1])} at {self.place(line.x[-1])}, lowest "
-            f"{self.form(line.y.min())}, highest {self.form(line.y.max())}."
+            f"{line.label}: from {self.value_text(line.y[0])} at {self.x_text(line.x[0])} to "
+            f"{self.value_text(line.y[-1])} at {self.x_text(line.x[-1])}, lowest "
+            f"{self.value_text(line.y.min())}, highest {self.value_text(line.y.max())}."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trb_mlx.report.charts import Chart, Line
-from trb_mlx.report.curves import Curve, Method, curve
+from trb_mlx.report.curves import Method, curve
 from trb_mlx.text import is_share
 
 
@@ -173,13 +173,23 @@ def chart_of(spec: Spec, methods: Sequence[Method]) -> Chart | None:
     """The figure of one metric, or None where no run has it."""
     lines: list[Line] = []
     for method in methods:
-        found = curve(method, spec.metric)
-        if found is not None:
-            lines.append(_line(method.label, method.slot, found, spec.metric.startswith("eval/")))
-            lines += _reference(spec, method, len(methods) > 1)
+        own = curve(method, spec.metric)
+        if own is None:
+            continue
+        points = own.steps, own.values, own.low, own.high
+        evaluated = spec.metric.startswith("eval/")
+        lines.append(Line(method.label, method.slot, *points, marked=evaluated))
+        beside = curve(method, spec.reference[0]) if spec.reference else None
+        if spec.reference and beside is not None and beside.values.any():
+            label = spec.reference[1] + (f" of {method.label}" if len(methods) > 1 else "")
+            lines.append(Line(label, method.slot, beside.steps, beside.values, reference=True))
     if not lines:
         return None
-    ends = {end for method in methods for run in method.runs if (end := run.warmup()) is not None}
+    runs = [run for method in methods for run in method.runs]
+    level = None
+    if spec.level is not None:
+        heights = [value for run in runs for value in run.points(spec.level[0]).values()]
+        level = (float(np.mean(heights)), spec.level[1]) if heights else None
     return Chart(
         spec.key,
         spec.title,
@@ -189,31 +199,6 @@ def chart_of(spec: Spec, methods: Sequence[Method]) -> Chart | None:
         lines,
         percent=is_share(spec.metric),
         log=spec.log and all((line.y > 0).all() for line in lines),
-        shaded=sorted(ends),
-        level=_level(spec, methods),
+        shaded=sorted({end for run in runs if (end := run.warmup()) is not None}),
+        level=level,
     )
-
-
-def _line(label: str, slot: int, found: Curve, evaluated: bool) -> Line:
-    return Line(label, slot, found.steps, found.values, found.low, found.high, marked=evaluated)
-
-
-def _reference(spec: Spec, method: Method, several: bool) -> list[Line]:
-    """The dotted line beside a method's own."""
-    if spec.reference is None:
-        return []
-    metric, label = spec.reference
-    found = curve(method, metric)
-    if found is None or not found.values.any():
-        return []
-    told = f"{label} of {method.label}" if several else label
-    return [Line(told, method.slot, found.steps, found.values, reference=True)]
-
-
-def _level(spec: Spec, methods: Sequence[Method]) -> tuple[float, str] | None:
-    """The mean over runs of the metric that a level line marks."""
-    if spec.level is None:
-        return None
-    metric, label = spec.level
-    values = [v for method in methods for run in method.runs for v in run.points(metric).values()]
-    return (float(np.mean(values)), label) if values else None

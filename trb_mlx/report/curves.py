@@ -84,43 +84,34 @@ def read_runs(paths: Iterable[str]) -> list[RunData]:
     Raises:
         UserError: a path is no run folder, is named twice, or has no metrics yet.
     """
-    folders = [_find(path) for path in paths]
+    folders = []
+    for path in paths:
+        folder = find_run(path)
+        if folder is None:
+            what = "is not a run folder" if Path(path).is_dir() else "does not exist"
+            raise UserError(
+                f"run {path} {what}{nearest_run(path)}; expected a folder with config.yaml."
+            )
+        folders.append(folder)
     places = [folder.path.resolve() for folder in folders]
     for place in places:
         if places.count(place) > 1:
             raise UserError(f"run {place} is named twice; expected each run once.")
-    return [
-        RunData(name, folder, load_config(str(folder.config)), _lines(folder))
-        for name, folder in zip(_names(places), folders, strict=True)
-    ]
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath(places)
+        names = [os.path.relpath(place, common) for place in places]
+    return [_read_run(name, folder) for name, folder in zip(names, folders, strict=True)]
 
 
-def _find(path: str) -> RunFolder:
-    folder = find_run(path)
-    if folder is None:
-        what = "is not a run folder" if Path(path).is_dir() else "does not exist"
-        raise UserError(
-            f"run {path} {what}{nearest_run(path)}; expected a folder with config.yaml."
-        )
-    return folder
-
-
-def _lines(folder: RunFolder) -> list[dict[str, Any]]:
+def _read_run(name: str, folder: RunFolder) -> RunData:
+    config = load_config(str(folder.config))
     lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
     if not lines:
         raise UserError(
             f"run {folder.path} has no metrics yet; expected lines in {folder.metrics.name}."
         )
-    return lines
-
-
-def _names(places: Sequence[Path]) -> list[str]:
-    """Folder names; paths below the common folder where two names are alike."""
-    names = [place.name for place in places]
-    if len(set(names)) == len(names):
-        return names
-    common = os.path.commonpath(places)
-    return [os.path.relpath(place, common) for place in places]
+    return RunData(name, folder, config, lines)
 
 
 def group_runs(runs: Sequence[RunData]) -> list[Method]:
@@ -130,7 +121,9 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
     """
     groups: dict[tuple[Any, ...], list[RunData]] = {}
     for run in runs:
-        groups.setdefault(_signature(run.config), []).append(run)
+        flat = flatten(run.config).items()
+        signature = tuple((key, repr(value)) for key, value in flat if not _incidental(key))
+        groups.setdefault(signature, []).append(run)
     members = list(groups.values())
     labels = [_label(group) for group in members]
     slots = assign_slots([method_name(group[0].config) for group in members])
@@ -142,12 +135,6 @@ def group_runs(runs: Sequence[RunData]) -> list[Method]:
         )
         for label, group, slot in zip(labels, members, slots, strict=True)
     ]
-
-
-def _signature(config: Config) -> tuple[Any, ...]:
-    return tuple(
-        (key, repr(value)) for key, value in flatten(config).items() if not _incidental(key)
-    )
 
 
 def _incidental(key: str) -> bool:
@@ -164,25 +151,19 @@ def _label(group: Sequence[RunData]) -> str:
 
 def curve(method: Method, metric: str) -> Curve | None:
     """A metric of a method, or None where no run has it."""
-    found = [points for run in method.runs if (points := run.points(metric))]
-    if not found:
+    seeds = [points for run in method.runs if (points := run.points(metric))]
+    if not seeds:
         return None
-    steps = sorted({step for points in found for step in points})
-    columns = [[points[step] for points in found if step in points] for step in steps]
+    steps = sorted({step for points in seeds for step in points})
+    columns = [[points[step] for points in seeds if step in points] for step in steps]
     values = np.array([np.mean(column) for column in columns])
-    if len(found) > 1:
+    low = high = None
+    evaluation = method.runs[0].config.eval
+    if len(seeds) > 1:
         low, high = (np.array([end(column) for column in columns]) for end in (min, max))
-        return Curve(np.array(steps), values, low, high)
-    return Curve(np.array(steps), values, *_interval(method.runs[0].config, metric, values))
-
-
-def _interval(
-    config: Config, metric: str, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """The 95% interval of pass@1, known where each problem was sampled once."""
-    if metric != "eval/pass@1" or config.eval.samples != 1:
-        return None, None
-    return wilson(values, config.eval.prompts)
+    elif metric == "eval/pass@1" and evaluation.samples == 1:
+        low, high = wilson(values, evaluation.prompts)  # known where problems are sampled once
+    return Curve(np.array(steps), values, low, high)
 
 
 def differing(methods: Sequence[Method]) -> list[str]:

@@ -18,23 +18,23 @@ BEHAVIOR, VANILLA, RIGHT = SLOTS["trb"], SLOTS["vanilla"], SLOTS["fixed"]
 TEACHER, STUDENT, WRONG = 3, 4, 5
 
 
-def diagnostic_charts(found: Diagnostics, prefix: str = "") -> list[Chart]:
+def diagnostic_charts(diagnostics: Diagnostics, prefix: str = "") -> list[Chart]:
     """Every figure that the measurements allow; `prefix` sets their files apart."""
     charts = [
-        *(_success(found, model) for model in MODELS),
-        _gain(found),
-        _reward_by_logprob(found),
-        _logprob_by_outcome(found),
-        _auroc(found),
+        *(_success(diagnostics, model) for model in MODELS),
+        _gain(diagnostics),
+        _reward_by_logprob(diagnostics),
+        _logprob_by_outcome(diagnostics),
+        _auroc(diagnostics),
     ]
     return [replace(chart, key=prefix + chart.key) for chart in charts if chart.lines]
 
 
-def _success(found: Diagnostics, model: str) -> Chart:
-    points = _of_model(found, model)
+def _success(diagnostics: Diagnostics, model: str) -> Chart:
+    points = _of_model(diagnostics, model)
     pairs = (
         ("from vanilla prefixes", VANILLA, [point.vanilla for point in points]),
-        (f"from {found.behavior}", BEHAVIOR, [point.blended for point in points]),
+        (f"from {diagnostics.behavior}", BEHAVIOR, [point.blended for point in points]),
     )
     return Chart(
         f"continuation-{model}",
@@ -43,23 +43,23 @@ def _success(found: Diagnostics, model: str) -> Chart:
         "ended before the cut count as they are. Bars: 95% intervals.",
         "tokens kept",
         "success",
-        [_shares(label, slot, _cuts(points), rows) for label, slot, rows in pairs if rows],
+        [_share_line(label, slot, _cuts(points), rows) for label, slot, rows in pairs if rows],
         percent=True,
     )
 
 
-def _gain(found: Diagnostics) -> Chart:
+def _gain(diagnostics: Diagnostics) -> Chart:
     lines = []
     for model, slot in zip(MODELS, (TEACHER, STUDENT), strict=True):
-        points = _of_model(found, model)
+        points = _of_model(diagnostics, model)
         gains = [paired_gain(point.blended, point.vanilla) for point in points]
         if gains:
-            lines.append(_estimates(f"{model} continues", slot, _cuts(points), gains))
+            lines.append(_interval_line(f"{model} continues", slot, _cuts(points), gains))
     return Chart(
         "continuation-gain",
         "Continuation gain",
-        f"Success from prefixes of {found.behavior} less success from the student's own, prompt "
-        "by prompt. Bars: 95% intervals.",
+        f"Success from prefixes of {diagnostics.behavior} less success from the student's own, "
+        "prompt by prompt. Bars: 95% intervals.",
         "tokens kept",
         "gain",
         lines,
@@ -68,10 +68,11 @@ def _gain(found: Diagnostics) -> Chart:
     )
 
 
-def _reward_by_logprob(found: Diagnostics) -> Chart:
-    scored = [point for point in found.budgets if point.rewards]
+def _reward_by_logprob(diagnostics: Diagnostics) -> Chart:
+    scored = [point for point in diagnostics.budgets if point.rewards]
     x = np.array([np.mean(point.teacher_logprob) for point in scored])
-    line = _shares("reward", BEHAVIOR, x, [point.rewards for point in scored]) if scored else None
+    rewards = [point.rewards for point in scored]
+    line = _share_line("reward", BEHAVIOR, x, rewards) if scored else None
     return Chart(
         "reward-by-teacher-logprob",
         "Reward against the teacher's log-prob",
@@ -84,10 +85,10 @@ def _reward_by_logprob(found: Diagnostics) -> Chart:
     )
 
 
-def _logprob_by_outcome(found: Diagnostics) -> Chart:
+def _logprob_by_outcome(diagnostics: Diagnostics) -> Chart:
     lines = [
-        _per_budget("right rollouts", RIGHT, found.budgets, _logprob_of(right=True)),
-        _per_budget("wrong rollouts", WRONG, found.budgets, _logprob_of(right=False)),
+        _per_budget("right rollouts", RIGHT, diagnostics.budgets, _logprob_of(right=True)),
+        _per_budget("wrong rollouts", WRONG, diagnostics.budgets, _logprob_of(right=False)),
     ]
     return Chart(
         "teacher-logprob-by-outcome",
@@ -97,12 +98,12 @@ def _logprob_by_outcome(found: Diagnostics) -> Chart:
         "budget ε, nats a token",
         "nats a token",
         [line for line in lines if line],
-        ticks=_ticks(found),
+        ticks=_ticks(diagnostics),
     )
 
 
-def _auroc(found: Diagnostics) -> Chart:
-    line = _per_budget("AUROC", BEHAVIOR, found.budgets, _auroc_of)
+def _auroc(diagnostics: Diagnostics) -> Chart:
+    line = _per_budget("AUROC", BEHAVIOR, diagnostics.budgets, _auroc_of)
     return Chart(
         "auroc",
         "AUROC of the sequence score",
@@ -111,7 +112,7 @@ def _auroc(found: Diagnostics) -> Chart:
         "budget ε, nats a token",
         "AUROC",
         [line] if line else [],
-        ticks=_ticks(found),
+        ticks=_ticks(diagnostics),
         level=(0.5, "chance"),
     )
 
@@ -137,32 +138,32 @@ def _per_budget(
     points: Sequence[BudgetRollouts],
     measure: Callable[[BudgetRollouts], Interval | None],
 ) -> Line | None:
-    """An estimate at the place of each budget that has one."""
-    found = {place: measure(point) for place, point in enumerate(points)}
-    kept = {place: estimate for place, estimate in found.items() if estimate is not None}
-    if not kept:
+    """A value with its interval at the place of each budget that has one."""
+    measured = {place: measure(point) for place, point in enumerate(points)}
+    intervals = {place: each for place, each in measured.items() if each is not None}
+    if not intervals:
         return None
-    return _estimates(label, slot, np.array(list(kept), float), list(kept.values()))
+    return _interval_line(label, slot, np.array(list(intervals), float), list(intervals.values()))
 
 
-def _estimates(label: str, slot: int, x: np.ndarray, found: Sequence[Interval]) -> Line:
-    value, low, high = np.array([(each.value, each.low, each.high) for each in found], float).T
+def _interval_line(label: str, slot: int, x: np.ndarray, intervals: Sequence[Interval]) -> Line:
+    value, low, high = np.array([(each.value, each.low, each.high) for each in intervals], float).T
     return Line(label, slot, x, value, low, high, bars=True, marked=True)
 
 
-def _shares(label: str, slot: int, x: np.ndarray, rewards: Sequence[Sequence[float]]) -> Line:
+def _share_line(label: str, slot: int, x: np.ndarray, rewards: Sequence[Sequence[float]]) -> Line:
     share = np.array([np.mean(values) for values in rewards])
     low, high = wilson(share, len(rewards[0]))
     return Line(label, slot, x, share, low, high, bars=True, marked=True)
 
 
-def _of_model(found: Diagnostics, model: str) -> list[Continuation]:
-    return [point for point in found.continuations if point.model == model]
+def _of_model(diagnostics: Diagnostics, model: str) -> list[Continuation]:
+    return [point for point in diagnostics.continuations if point.model == model]
 
 
 def _cuts(points: Sequence[Continuation]) -> np.ndarray:
     return np.array([point.cut for point in points], float)
 
 
-def _ticks(found: Diagnostics) -> list[str]:
-    return [f"{point.budget:g}" for point in found.budgets]
+def _ticks(diagnostics: Diagnostics) -> list[str]:
+    return [f"{point.budget:g}" for point in diagnostics.budgets]

@@ -23,29 +23,22 @@ def auroc(scores: Sequence[float], right: Sequence[float]) -> Interval | None:
     if not above.size or not below.size:
         return None
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
-    return _score_interval(float(wins.mean()), above.size, below.size)
-
-
-def _score_interval(area: float, right: int, wrong: int) -> Interval:
-    """All θ with |area − θ| ≤ z·√V(θ) (Newcombe, Statistics in Medicine 25, 2006, method 5)."""
+    area = float(wins.mean())
+    # All θ with |area − θ| ≤ z·√V(θ) (Newcombe, Statistics in Medicine 25, 2006, method 5).
     theta = np.linspace(0.0, 1.0, 10_001)
     spread = (1 - theta) / (2 - theta) + theta / (1 + theta)
-    factor = 1 + ((right + wrong) / 2 - 1) * spread
-    variance = theta * (1 - theta) * factor / (right * wrong)
-    kept = theta[np.abs(area - theta) <= Z95 * np.sqrt(variance)]
-    return Interval(area, min(area, *kept[:1]), max(area, *kept[-1:]))
-
-
-def _variance(values: np.ndarray) -> float:
-    """Of a mean of independent values; 0 for a single one, whose spread is unknown."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    factor = 1 + ((above.size + below.size) / 2 - 1) * spread
+    variance = theta * (1 - theta) * factor / (above.size * below.size)
+    inside = theta[np.abs(area - theta) <= Z95 * np.sqrt(variance)]
+    return Interval(area, min(area, *inside[:1]), max(area, *inside[-1:]))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """A mean with its normal 95% interval (of no width for a single value)."""
-    found = np.asarray(values, float)
-    half = Z95 * float(np.sqrt(_variance(found)))
-    return Interval(float(found.mean()), float(found.mean()) - half, float(found.mean()) + half)
+    count, mean = len(values), float(np.mean(values))
+    variance = float(np.var(values, ddof=1)) / count if count > 1 else 0.0
+    half = Z95 * float(np.sqrt(variance))
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_gain(after: Sequence[float], before: Sequence[float]) -> Interval:

@@ -46,12 +46,11 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Examination:
+class MeasuredRun:
     """A run's diagnostics with their figures."""
 
-    key: str
     name: str
-    found: Diagnostics
+    diagnostics: Diagnostics
     charts: Sequence[Chart]
 
 
@@ -77,7 +76,7 @@ def report_runs(
         RunError: the report could not be written.
     """
     runs = read_runs(paths)
-    measured = {run.name: found for run in runs if (found := diagnostics_of(run))}
+    measured = {run.name: each for run in runs if (each := diagnostics_of(run))}
     if out is None:
         out = runs[0].folder.report if len(runs) == 1 else Path("report")
     with disk_errors(f"report {out}"):
@@ -100,8 +99,8 @@ def write_report(
     Raises:
         OSError: a file could not be written.
     """
-    sections, examined = make_sections(methods), examinations(methods, measured)
-    parts: list[Section | Examination] = [*sections, *examined]
+    sections, examined = make_sections(methods), measured_runs(methods, measured)
+    parts: list[Section | MeasuredRun] = [*sections, *examined]
     drawings = {chart.key: draw(chart) for part in parts for chart in part.charts}
     page = out / "index.html"
     with replacing(page) as draft:
@@ -114,34 +113,29 @@ def write_report(
 
 def make_sections(methods: Sequence[Method]) -> list[Section]:
     """The sections of curves; instead of lines at zero a sentence where no policy blended."""
+    weights = [run.points("trb/beta_mean").values() for m in methods for run in m.runs]
+    student_alone = all(each and not any(each) for each in weights)
     sections = []
     for key, title in SECTIONS.items():
-        if key == "behavior" and _student_alone(methods):
+        if key == "behavior" and student_alone:
             sections.append(Section(key, title, [], [], "The student drew every token alone."))
             continue
-        found = [(spec, chart_of(spec, methods)) for spec in SPECS if spec.section == key]
-        charts = [chart for _, chart in found if chart is not None]
-        missing = [spec.title for spec, chart in found if chart is None]
+        drawn = [(spec, chart_of(spec, methods)) for spec in SPECS if spec.section == key]
+        charts = [chart for _, chart in drawn if chart is not None]
+        missing = [spec.title for spec, chart in drawn if chart is None]
         sections.append(Section(key, title, charts, missing))
     return sections
 
 
-def _student_alone(methods: Sequence[Method]) -> bool:
-    """Whether metrics say of every run that β was 0 throughout."""
-    found = [run.points("trb/beta_mean").values() for method in methods for run in method.runs]
-    return all(weights and not any(weights) for weights in found)
-
-
-def examinations(
+def measured_runs(
     methods: Sequence[Method], measured: Mapping[str, Diagnostics]
-) -> list[Examination]:
+) -> list[MeasuredRun]:
     """Of each method the first run that was measured: seeds share their models."""
     chosen: list[RunData] = []
     for method in methods:
         chosen += [run for run in method.runs if run.name in measured][:1]
     return [
-        Examination(
-            f"diagnostics-{place}",
+        MeasuredRun(
             run.name,
             measured[run.name],
             diagnostic_charts(measured[run.name], f"run{place}-" if len(chosen) > 1 else ""),
@@ -153,11 +147,12 @@ def examinations(
 def render(
     methods: Sequence[Method],
     sections: Sequence[Section],
-    examined: Sequence[Examination],
+    examined: Sequence[MeasuredRun],
     drawings: Mapping[str, Drawing],
 ) -> str:
     """The page. Everything but our own SVG and CSS is escaped: prompts may hold anything."""
     first = methods[0].runs[0]
+    configs = [run.config for method in methods for run in method.runs]
     environment = Environment(
         loader=PackageLoader("trb_mlx.report"),
         autoescape=True,
@@ -178,7 +173,7 @@ def render(
         "version": __version__,
         "methods": methods,
         "first": first,
-        "pairs": sorted({_pair(run) for method in methods for run in method.runs}),
+        "pairs": sorted({f"{c.student.model} ← {c.teacher.model}" for c in configs}),
         "results": [key_results(method) for method in methods],
         "sections": sections,
         "examined": examined,
@@ -192,10 +187,6 @@ def render(
         "numbers": numbers,
     }
     return environment.get_template("report.html.j2").render(context)
-
-
-def _pair(run: RunData) -> str:
-    return f"{run.config.student.model} ← {run.config.teacher.model}"
 
 
 def visible(piece: str) -> str:
