@@ -55,7 +55,8 @@ def stage_costs(pair: Pair, budget: float, batch: int, repeats: int) -> tuple[fl
     """S, and T_γ for every block length γ, in seconds: medians, all lengths taken in turn."""
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
     generator = SpeculativeGenerator(pair, behavior, budget, Sampling(64))
-    generator.prefill([job.prompt.tokens for job in make_jobs(pair, batch, 1)])
+    for decoder in generator.decoders:
+        decoder.prefill([job.prompt.tokens for job in make_jobs(pair, batch, 1)])
     noise = np.random.default_rng(0).random((2, batch, max(LENGTHS), 2), np.float32)
     draft_s: list[float] = []
     verify: dict[int, list[float]] = {length: [] for length in LENGTHS}
@@ -71,7 +72,8 @@ def stage_costs(pair: Pair, budget: float, batch: int, repeats: int) -> tuple[fl
             if turn:
                 draft_s.append((drafted - begun) / length)
                 verify[length].append(time.perf_counter() - drafted)
-            generator.trim(np.full(batch, length))
+            for decoder in generator.decoders:
+                decoder.trim(np.full(batch, length))
     return statistics.median(draft_s), {k: statistics.median(v) for k, v in verify.items()}
 
 

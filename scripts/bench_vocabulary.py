@@ -58,8 +58,7 @@ def whole_round(
     )
     generator = object.__new__(SpeculativeGenerator)
     generator.__dict__.update(
-        _student_decoder=model,
-        _teacher_decoder=model,
+        decoders=[model, model],
         _teacher=SimpleNamespace(logits_of=lambda hidden: teacher[:, None]),
         _behavior=make_behavior(BehaviorConfig(kind="fixed", budget=budget)),
         _budget=mx.array(budget),

@@ -21,7 +21,7 @@ from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.cache_trial import can_trim
+from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
 from trb_mlx.rollout.scoring import score
@@ -118,4 +118,4 @@ def test_adapters_reach_every_block(pair: Pair) -> None:
 
 def test_who_falls_back_to_single_tokens_is_known(family: list[Path], pair: Pair) -> None:
     for scorer in (pair.student, pair.teacher):
-        assert can_trim(scorer) == (family[0].name not in CANNOT_TRIM)
+        assert make_decoder(scorer).is_trimmable == (family[0].name not in CANNOT_TRIM)

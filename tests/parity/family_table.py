@@ -28,7 +28,7 @@ from trb_mlx.exporting.run import export
 from trb_mlx.models.loading import load_model, prepare_backend
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import make_scorer
-from trb_mlx.rollout.cache_trial import can_trim
+from trb_mlx.rollout.cache_trial import make_decoder
 
 
 def row(old: Path, new: Path) -> str:
@@ -36,7 +36,7 @@ def row(old: Path, new: Path) -> str:
     cells = [f"`{new.name}`", _gap(old), _gap(new)]
     if "e-" in cells[-1]:
         model = load_model(ModelConfig(model=str(new)))
-        blocks = "yes" if can_trim(make_scorer(model)) else "no"
+        blocks = "yes" if make_decoder(make_scorer(model)).is_trimmable else "no"
         add_lora(model.module, LoraConfig(), seed=0)
         names = [name for name, _ in tree_flatten(model.module.trainable_parameters())]
         reached = {found[1] for name in names if (found := re.search(r"\.(\d+)\.", name))}

@@ -49,11 +49,6 @@ def make_decoder(scorer: Scorer) -> Decoder:
     return make(scorer)
 
 
-def can_trim(scorer: Scorer) -> bool:
-    """Whether the model decodes rightly with rows that are trimmed. Raises as `make_decoder`."""
-    return make_decoder(scorer).is_trimmable
-
-
 def _choose_decoder(scorer: Scorer) -> Make:
     """Rows that can be trimmed, else mlx-lm's batch caches, else no batches at all."""
     usual = ROUNDING if scorer.model.is_float32 else ROUNDING_16_BIT

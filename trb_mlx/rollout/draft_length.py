@@ -115,7 +115,8 @@ def measured_costs(
 
 
 def _measured(generator: BlockGenerator, rows: int, repeats: int) -> dict[int, float]:
-    generator.prefill([tuple(range(1, 33))] * rows)
+    for decoder in generator.decoders:
+        decoder.prefill([tuple(range(1, 33))] * rows)
     costs = {}
     for length in (length for length in LENGTHS if length <= generator.max_block):
         seconds = []
@@ -124,8 +125,8 @@ def _measured(generator: BlockGenerator, rows: int, repeats: int) -> dict[int, f
             block = generator.generate(mx.ones((rows,), mx.int32), *_noise(rows, length, number))
             mx.eval(block.tokens, block.accepted)
             seconds.append(time.perf_counter() - begun)
-            if generator.max_block > 1:
-                generator.trim(np.full(rows, length))
+            for decoder in generator.decoders if generator.max_block > 1 else ():
+                decoder.trim(np.full(rows, length))
         costs[length] = min(seconds[1:])
     return costs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import mlx.core as mx
@@ -12,7 +11,7 @@ from trb_mlx.models.pair import Scorer
 from trb_mlx.ops.distribution import Distribution, rows_at_once, softmax
 from trb_mlx.ops.sampling import draw, nucleus
 from trb_mlx.rollout.cache_trial import make_decoder
-from trb_mlx.rollout.decoder import Prompts
+from trb_mlx.rollout.decoder import Decoder
 from trb_mlx.rollout.recording import BlockRecords, student_records
 from trb_mlx.types import Sampling
 
@@ -32,21 +31,18 @@ class Block(NamedTuple):
 
 
 class BlockGenerator(Protocol):
-    """Generates blocks; rows are prefilled, filtered and trimmed as in `decoder.Decoder`."""
+    """Generates blocks with one or more models, all of whose decoders hold the same rows.
 
-    max_block: int  # the longest block that it can generate
+    Attributes:
+        decoders: the models; whoever asks for blocks prefills, filters and trims their rows.
+        max_block: the longest block that can be generated.
+    """
 
-    def prefill(self, prompts: Prompts) -> None:
-        """Add rows."""
+    decoders: list[Decoder]
+    max_block: int
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """A block after the tokens `last` `[B]`, with uniforms `[B, T, 2]` for each purpose."""
-
-    def filter(self, rows: Sequence[int]) -> None:
-        """Keep the listed rows."""
-
-    def trim(self, counts: np.ndarray) -> None:
-        """Take back the last tokens that each row read, int `[B]`."""
 
 
 def row_groups(rows: int, vocab: int) -> list[slice]:
@@ -78,29 +74,17 @@ class ModelGenerator:
 
     def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
         """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
-        self._decoder = make_decoder(scorer)
+        self.decoders = [make_decoder(scorer)]
         self._temperature, self._top_p = sampling.temperature, sampling.top_p
         self._support = min(sampling.support, scorer.merge.size)
 
-    def prefill(self, prompts: Prompts) -> None:
-        """Add rows to the model."""
-        self._decoder.prefill(prompts)
-
-    def filter(self, rows: Sequence[int]) -> None:
-        """Keep the listed rows of the model."""
-        self._decoder.filter(rows)
-
-    def trim(self, counts: np.ndarray) -> None:
-        """Take back tokens that the model read."""
-        self._decoder.trim(counts)
-
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """Draw token by token; all are accepted, and nothing is tested."""
-        rows, length = draft_uniforms.shape[:2]
+        (decoder,), (rows, length) = self.decoders, draft_uniforms.shape[:2]
         tokens, records = [], BlockRecords(rows, length)
         distributions: list[Distribution] = []
         for place in range(length):
-            logits = self._decoder.logits(last[:, None])[:, 0]
+            logits = decoder.logits(last[:, None])[:, 0]
             if self._temperature == 0.0:
                 last = mx.argmax(logits, axis=-1).astype(mx.int32)
             else:

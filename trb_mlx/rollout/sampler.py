@@ -63,7 +63,8 @@ def _generate(
     with wired_memory():
         while True:
             if prompts := batch.admit(sampling.batch_size):
-                generator.prefill(prompts)
+                for decoder in generator.decoders:
+                    decoder.prefill(prompts)
             if not len(batch):
                 return batch.result(sampling.temperature)
             length = min(draft_length.choose(len(batch)), generator.max_block, batch.most_left())
@@ -75,8 +76,9 @@ def _generate(
             appended, unfinished = batch.append(np.asarray(block.tokens), emitted)
             if support:
                 batch.record(appended, block.records.of_first(appended))
-            generator.filter(unfinished)
-            generator.trim(length - appended[unfinished])
+            for decoder in generator.decoders:
+                decoder.filter(unfinished)
+                decoder.trim(length - appended[unfinished])
             batch.filter(unfinished)
 
 

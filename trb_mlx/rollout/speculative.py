@@ -6,7 +6,6 @@ prefix and on the position's own uniforms alone, so the block length changes not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -17,7 +16,7 @@ from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.cache_trial import make_decoder
-from trb_mlx.rollout.decoder import Prompts, second_stream
+from trb_mlx.rollout.decoder import second_stream
 from trb_mlx.rollout.generator import Block, draw_rows, row_groups
 from trb_mlx.rollout.recording import BlockRecords, pair_records
 from trb_mlx.types import Sampling
@@ -36,30 +35,13 @@ class SpeculativeGenerator:
     def __init__(self, pair: Pair, behavior: Behavior, budget: float, sampling: Sampling) -> None:
         """Both models' log-probs are tempered before the blend is solved."""
         self._teacher = pair.teacher
-        self._student_decoder = make_decoder(pair.student)
-        self._teacher_decoder = make_decoder(pair.teacher)
+        self.decoders = [make_decoder(pair.student), make_decoder(pair.teacher)]
+        self.max_block = 2**31 if all(each.is_trimmable for each in self.decoders) else 1
         self._behavior = behavior
         self._budget = mx.array(budget, dtype=mx.float32)
         self._temperature = sampling.temperature
         self._support = min(sampling.support, pair.student.merge.size)
         self._keep_hidden = sampling.keep_hidden
-        trimmable = self._student_decoder.is_trimmable and self._teacher_decoder.is_trimmable
-        self.max_block = 2**31 if trimmable else 1
-
-    def prefill(self, prompts: Prompts) -> None:
-        """Add rows to both models."""
-        self._student_decoder.prefill(prompts)
-        self._teacher_decoder.prefill(prompts)
-
-    def filter(self, rows: Sequence[int]) -> None:
-        """Keep the listed rows in both models."""
-        self._student_decoder.filter(rows)
-        self._teacher_decoder.filter(rows)
-
-    def trim(self, counts: np.ndarray) -> None:
-        """Take back tokens in both models."""
-        self._student_decoder.trim(counts)
-        self._teacher_decoder.trim(counts)
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """Draft a block and verify it."""
@@ -67,9 +49,9 @@ class SpeculativeGenerator:
 
     def draft(self, last: mx.array, uniforms: mx.array) -> Draft:
         """The student's block of T tokens after `last` `[B]`, with uniforms `[B, T, 2]`."""
-        tokens, distributions = [], []
+        student_decoder, tokens, distributions = self.decoders[0], [], []
         for place in range(uniforms.shape[1]):
-            logits = self._student_decoder.logits(last[:, None])[:, 0]
+            logits = student_decoder.logits(last[:, None])[:, 0]
             last, rows = draw_rows(logits, self._temperature, uniforms[:, place])
             mx.async_eval(last)  # type: ignore[no-untyped-call]
             tokens.append(last)
@@ -87,7 +69,7 @@ class SpeculativeGenerator:
             inputs = last[:, None]
             if length > 1:
                 inputs = mx.concatenate([inputs, draft.tokens[:, :-1]], axis=1)
-            hidden = self._teacher_decoder.hidden(inputs)
+            hidden = self.decoders[1].hidden(inputs)
             logits = self._teacher.logits_of(hidden)
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
         tokens, accepted = np.array(draft.tokens), np.zeros(rows, np.int32)

@@ -12,7 +12,7 @@ from trb_mlx.data.formats import fill_plain
 from trb_mlx.method import describe_method, unread_keys
 from trb_mlx.models.loading import LanguageModel, resolve
 from trb_mlx.models.pair import Pair
-from trb_mlx.rollout.cache_trial import can_trim
+from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.runs.folder import RunFolder
 from trb_mlx.training.trainer import Trainer
 
@@ -46,7 +46,11 @@ def announcement(
         yield hidden_reason
     if trainer.sampler.behavior.needs_teacher(0) and config.rollout.draft_length != 1:
         scorers = {"student": pair.student, "teacher": pair.teacher}
-        stuck = [f"{role} {s.model.name}" for role, s in scorers.items() if not can_trim(s)]
+        stuck = [
+            f"{role} {s.model.name}"
+            for role, s in scorers.items()
+            if not make_decoder(s).is_trimmable
+        ]
         if stuck:
             models = " and ".join(stuck)
             yield f"{models} cannot take tokens back, so the teacher is asked at every token"
