@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from trb_mlx.config import Config, Count, Place, PositiveInt, Section
 from trb_mlx.config_file import find_config, load_config, parse_section
 from trb_mlx.data.held_out import with_held_out
+from trb_mlx.data.sources import is_generated
 from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.files import json_digest
 from trb_mlx.yaml_file import read_yaml
@@ -173,7 +174,7 @@ def _check_base(spec: CompareSpec, base: Config, where: str) -> None:
             f"{where}: early_steps is {spec.early_steps}, expected a multiple of eval.every "
             f"({every}) up to train.steps ({base.train.steps})."
         )
-    if base.data.eval is None and not base.data.train.source.startswith("generated:"):
+    if base.data.eval is None and not is_generated(base.data.train):
         raise UserError(
             f"{where}: {spec.base} holds its problems out of data.train; expected data.eval, or a "
             "valid.jsonl beside its train.jsonl, so that training does not depend on how many "

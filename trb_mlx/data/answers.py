@@ -63,19 +63,15 @@ def gold_answer(value: Any) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float | Decimal):
-        return _written(Decimal(repr(value)) if isinstance(value, float) else value)
+        number = Decimal(repr(value)) if isinstance(value, float) else value
+        if number.is_finite():
+            return f"{number:f}"  # without an exponent
+        return None if number.is_nan() else ("-" if number < 0 else "") + "\\infty"
     text = str(value).strip()
     text = (extract_answer(final_text(text)) or text).strip()
     if len(text) > 1 and text.count("$") == 2 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
     return (text if plain_number(text) is None else text.replace(",", "")) or None
-
-
-def _written(number: Decimal) -> str | None:
-    """A number without an exponent."""
-    if number.is_finite():
-        return f"{number:f}"
-    return None if number.is_nan() else ("-" if number < 0 else "") + "\\infty"
 
 
 def extract_answer(text: str) -> str | None:

@@ -71,14 +71,14 @@ def problems(split: str, count: int, seed: int) -> list[Problem]:
     while len(drawn) < count:
         steps = _draw_steps(generator)
         expression = _expression(steps)
-        if _split_of(expression) == split:
-            drawn.setdefault(expression, _problem(expression, steps))
+        # crc32 is the same in every process, hash() is not.
+        is_test = zlib.crc32(expression.encode()) % TEST_SHARE == 0
+        if is_test == (split == "test"):
+            answer = str(steps[-1].after)
+            lines = [f"{step.before}{step.sign}{step.operand}={step.after}" for step in steps]
+            solution = "\n".join([*lines, f"Answer: {answer}"])
+            drawn.setdefault(expression, Problem(f"Compute {expression}.", solution, answer))
     return list(drawn.values())
-
-
-def _split_of(expression: str) -> str:
-    """Tell the split from the text alone; crc32 is the same in every process, hash() is not."""
-    return "test" if zlib.crc32(expression.encode()) % TEST_SHARE == 0 else "train"
 
 
 def _draw_steps(generator: random.Random) -> list[_Step]:
@@ -113,10 +113,3 @@ def _expression(steps: list[_Step]) -> str:
         text += f"{step.sign}{step.operand}"
         is_sum = step.sign != "*"
     return text
-
-
-def _problem(expression: str, steps: list[_Step]) -> Problem:
-    answer = str(steps[-1].after)
-    lines = [f"{step.before}{step.sign}{step.operand}={step.after}" for step in steps]
-    solution = "\n".join([*lines, f"Answer: {answer}"])
-    return Problem(f"Compute {expression}.", solution, answer)

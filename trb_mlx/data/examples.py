@@ -81,7 +81,8 @@ def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Exam
 
 
 def _read(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
-    names = _by_plain_name(row)
+    # A column's name without its capitals → the column; an exact name goes first.
+    names = {_plain(name): name for name in row} | {n: n for n in row if n == _plain(n)}
     messages = read_messages(_prompt_of(row, names, source, where), where)
     column = _answer_column(row, names, source, where)
     if column is not None and isinstance(row[column], Mapping):
@@ -105,11 +106,6 @@ def _plain(name: str) -> str:
     return name.strip().casefold()
 
 
-def _by_plain_name(row: Mapping[str, Any]) -> dict[str, str]:
-    """A column's name without its capitals → the column; an exact name goes first."""
-    return {_plain(name): name for name in row} | {n: n for n in row if n == _plain(n)}
-
-
 def _prompt_of(
     row: Mapping[str, Any], names: Mapping[str, str], source: PromptSource, where: str
 ) -> Any:
@@ -129,19 +125,16 @@ def _prompt_of(
             f"{where} holds `text`, which does not say where its prompt ends; "
             f"expected one of {', '.join(PROMPT_COLUMNS)}, or prompt_column: text."
         )
+    alike = (
+        name
+        for name in row
+        if difflib.get_close_matches(_plain(name), PROMPT_COLUMNS, n=1, cutoff=0.6)
+    )
+    likely = next((f"; did you mean prompt_column: {name}?" for name in alike), "")
     raise UserError(
         f"{where} has no prompt column; expected one of {', '.join(PROMPT_COLUMNS)}, or "
-        f"prompt_column to name one of its own{_likely_column(row)} "
-        f"(columns: {', '.join(row) or 'none'})."
+        f"prompt_column to name one of its own{likely} (columns: {', '.join(row) or 'none'})."
     )
-
-
-def _likely_column(row: Mapping[str, Any]) -> str:
-    """`; did you mean prompt_column: X?` for the column that sounds most like a prompt's."""
-    for name in row:
-        if difflib.get_close_matches(_plain(name), PROMPT_COLUMNS, n=1, cutoff=0.6):
-            return f"; did you mean prompt_column: {name}?"
-    return ""
 
 
 def _answer_column(

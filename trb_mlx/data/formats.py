@@ -113,7 +113,10 @@ class _ChatFormatter:
 
     def __call__(self, example: Example) -> tuple[str, tuple[int, ...]]:
         options = self._options | ({"tools": list(example.tools)} if example.tools else {})
-        text = self._render(_with_system(example, self._system), options, example.where)
+        messages = list(example.turns)
+        if self._system and example.system is None:
+            messages.insert(0, {"role": "system", "content": self._system})
+        text = self._render(messages, options, example.where)
         for part in [*example.unused, *_parts(example)]:
             if self._source and part not in self._source:
                 self.notes.add(f"the chat template does not show {part}", example.where)
@@ -148,13 +151,6 @@ class _ChatFormatter:
             "the chat template takes no system text, so it stands before the first user turn", where
         )
         return merged
-
-
-def _with_system(example: Example, system: str | None) -> list[Message]:
-    """The messages, behind the system prompt unless they bring one of their own."""
-    if not system or example.system is not None:
-        return list(example.turns)
-    return [{"role": "system", "content": system}, *example.turns]
 
 
 def _before_first_user(messages: Sequence[Message]) -> list[Message]:

@@ -25,7 +25,11 @@ def gym_examples(name: str, split: str, count: int, seed: int) -> Iterator[Examp
         UserError: reasoning-gym is not installed, no such family or split, too many problems,
             or a family that needs settings of its own.
     """
-    families = _families()
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise UserError("generated:gym/… needs `pip install 'trb-mlx[gym]'`.") from error
+    families = sorted(DATASETS)
     if name not in families:
         raise UserError(
             f"generated:gym/{name} is not known{did_you_mean(name, families) or '; expected'} "
@@ -57,11 +61,3 @@ def make_items(name: str, seed: int, count: int) -> Any:
     except Exception as error:  # each family checks its settings in its own way
         reason = one_line(str(error), 200) or type(error).__name__
         raise UserError(f"generated:gym/{name} cannot be made: {reason}.") from error
-
-
-def _families() -> list[str]:
-    try:
-        from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise UserError("generated:gym/… needs `pip install 'trb-mlx[gym]'`.") from error
-    return sorted(DATASETS)

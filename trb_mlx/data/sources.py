@@ -94,29 +94,20 @@ def _rows(source: PromptSource) -> Rows:
         return file_rows(_split_file(source, files)) if files else hub_rows(source, str(path))
     if path.is_file():
         return file_rows(path)
-    if _looks_like_path(source.source):
-        raise UserError(_missing_file(path))
-    return hub_rows(source, source.source)
+    # A Hub id is `name` or `owner/name`; file endings and other slashes are a path's.
+    is_id = re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", source.source) is not None
+    if is_id and not ending(Path(source.source)) and not source.source.endswith(".txt"):
+        return hub_rows(source, source.source)
+    if path.parent.is_dir():
+        names = [entry.name for entry in path.parent.iterdir()]
+        raise UserError(f"{path} does not exist{did_you_mean(path.name, names) or '.'}")
+    raise UserError(f"{path} does not exist, and neither does its folder.")
 
 
 def split_files(folder: Path) -> dict[str, Path]:
     """mlx-lm's `{train,valid,test}.jsonl` that a folder holds, by their names."""
     files = {name: folder / f"{name}.jsonl" for name in ("train", "valid", "test")}
     return {name: file for name, file in files.items() if file.is_file()}
-
-
-def _looks_like_path(name: str) -> bool:
-    """A Hub id is `name` or `owner/name`; file endings and other slashes are a path's."""
-    return re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", name) is None or bool(
-        ending(Path(name)) or name.endswith(".txt")
-    )
-
-
-def _missing_file(path: Path) -> str:
-    if path.parent.is_dir():
-        names = [entry.name for entry in path.parent.iterdir()]
-        return f"{path} does not exist{did_you_mean(path.name, names) or '.'}"
-    return f"{path} does not exist, and neither does its folder."
 
 
 def _split_file(source: PromptSource, files: dict[str, Path]) -> Path:

@@ -37,7 +37,7 @@ _FLOATS: dict[int, np.dtype[Any]] = {
 
 
 def readable_types() -> dict[int, BlockType]:
-    """The tensor types that can be read here: ours, and those of the `gguf` package if present."""
+    """The tensor types that can be read: `NATIVE`, and those of the `gguf` package if present."""
     package = _gguf_package()
     if package is None:
         return NATIVE

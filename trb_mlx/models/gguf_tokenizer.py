@@ -139,7 +139,12 @@ def _byte_level(metadata: dict[str, Any], vocab: dict[str, int]) -> Tokenizer:
         known = ", ".join(PRE_TOKENIZERS)
         raise GgufError(f"its pre-tokenizer is {brief(name)}, expected one of {known}")
     digits, pattern = PRE_TOKENIZERS[name]
-    merges = [_merge(text, vocab) for text in _texts(metadata, "merges")]
+    merges = []
+    for text in _texts(metadata, "merges"):
+        left, _, right = text.partition(" ")
+        if left not in vocab or right not in vocab or left + right not in vocab:
+            raise GgufError(f"its tokenizer merges {text[:40]!r}, which is not in its vocabulary")
+        merges.append((left, right))
     llama3 = name in LLAMA3_NAMES
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=llama3))
     steps: list[Any] = [pre.Digits(individual_digits=True)] if digits else []
@@ -151,13 +156,6 @@ def _byte_level(metadata: dict[str, Any], vocab: dict[str, int]) -> Tokenizer:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _merge(text: str, vocab: dict[str, int]) -> tuple[str, str]:
-    left, _, right = text.partition(" ")
-    if left not in vocab or right not in vocab or left + right not in vocab:
-        raise GgufError(f"its tokenizer merges {text[:40]!r}, which is not in its vocabulary")
-    return left, right
 
 
 def _sentence_piece(metadata: dict[str, Any], vocab: dict[str, int]) -> Tokenizer:

@@ -73,7 +73,7 @@ class Split:
 def split_model(module: nn.Module) -> Split | None:
     """Body and head of a model, or None where the two do not give the model's own logits.
 
-    That is tried on a few ids: any architecture that is built otherwise is found out here.
+    That is tried on a few ids: any architecture that is built otherwise fails here.
     """
     inner = module
     while WRAPPED in inner:
@@ -87,16 +87,14 @@ def split_model(module: nn.Module) -> Split | None:
     split = Split(inner, name, frozenset())
     try:
         logits = split._head(split.body(ids), read)
-        same = logits.shape == expected.shape and _close(logits, expected)
+        if logits.shape != expected.shape:
+            return None
+        # Equal to rounding: other shapes of a product may add in another order.
+        gap, size = (mx.abs(x.astype(mx.float32)).max() for x in (logits - expected, expected))
+        same = bool(gap <= size * max(1e-5, 2 * mx.finfo(expected.dtype).eps))
     except (AttributeError, IndexError, TypeError, ValueError):  # built in some other way
         return None
     return Split(inner, name, frozenset(read)) if same else None
-
-
-def _close(logits: mx.array, expected: mx.array) -> bool:
-    """Equal to rounding: other shapes of a product may add in another order."""
-    gap, size = (mx.abs(x.astype(mx.float32)).max() for x in (logits - expected, expected))
-    return bool(gap <= size * max(1e-5, 2 * mx.finfo(expected.dtype).eps))
 
 
 def _call(

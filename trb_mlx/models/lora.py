@@ -45,7 +45,10 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
         )
     except ValueError as error:
         raise UserError(f"lora: {error}") from error
-    module.apply_to_modules(_adapters_to_float32)
+    for _, layer in module.named_modules():
+        for leaf in LEAVES:
+            if leaf in layer and layer[leaf].dtype != mx.float32:
+                layer[leaf] = layer[leaf].astype(mx.float32)
     module.eval()  # new layers would drop out until the first update, in rollouts too
     mx.eval(module.parameters())
 
@@ -68,7 +71,10 @@ def _check_keys(module: nn.Module, config: LoraConfig) -> None:
     keys = config.keys
     if keys is None:
         return
-    known = _linear_names(module)
+    linears = (nn.Linear, nn.QuantizedLinear)
+    known = sorted(
+        {k for layer in module.layers for k, m in layer.named_modules() if isinstance(m, linears)}
+    )
     strange = [k for k in keys if not adapted_modules(module, [k], lora_layers(module, config))]
     if len(strange) == len(keys):
         raise UserError(f"lora.keys {keys} match no layer; try {', '.join(known)}.")
@@ -79,19 +85,6 @@ def _check_keys(module: nn.Module, config: LoraConfig) -> None:
         raise UserError(
             f"lora.keys: {strange[0]} matches no layer{meant} (known: {', '.join(known)})."
         )
-
-
-def _adapters_to_float32(_: str, module: nn.Module) -> None:
-    for leaf in LEAVES:
-        if leaf in module and module[leaf].dtype != mx.float32:
-            module[leaf] = module[leaf].astype(mx.float32)
-
-
-def _linear_names(module: nn.Module) -> list[str]:
-    linears = (nn.Linear, nn.QuantizedLinear)
-    return sorted(
-        {k for layer in module.layers for k, m in layer.named_modules() if isinstance(m, linears)}
-    )
 
 
 def checkpoint_layers(module: nn.Module) -> None:

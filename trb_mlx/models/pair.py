@@ -29,7 +29,7 @@ class Scorer:
     Attributes:
         model: the loaded model.
         merge: how its logits map to the shared vocabulary.
-        split: its body and head, or None where it cannot be taken apart.
+        split: its body and head, or None where it cannot be split.
     """
 
     model: LanguageModel
