@@ -117,7 +117,7 @@ def plan_run(
 def holding_run(folder: RunFolder, config: Config, resume: bool) -> Iterator[None]:
     """Make the folder, or check that it may be gone on with, and keep other processes out.
 
-    A folder that was made here is removed again where something fails before its config.yaml is
+    A folder that was created here is removed again where something fails before its config.yaml is
     written.
 
     Raises:
@@ -131,30 +131,30 @@ def holding_run(folder: RunFolder, config: Config, resume: bool) -> Iterator[Non
     if folder.path not in folder.adapter_path.parents:
         places.append(folder.adapter_path)
     with ExitStack() as locks:
-        made = []
+        created: list[Path] = []
         try:
             for place in places:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):
                     place.mkdir()
-                    made.append(place)
+                    created.append(place)
                 locks.enter_context(locked(place / ".lock", f"run {folder.path}"))
         except OSError as error:
             raise UserError(f"run folder {place} cannot be written: {error.strerror}.") from error
-        locks.enter_context(_discarding(folder, made))
+        locks.enter_context(_cleaned_up(folder, created))
         _check_open(folder, config, resume)  # another process may have finished meanwhile
         yield
 
 
 @contextmanager
-def _discarding(folder: RunFolder, made: Sequence[Path]) -> Iterator[None]:
-    """Remove what was made for a run that never began; one that did can be resumed."""
+def _cleaned_up(folder: RunFolder, created: Sequence[Path]) -> Iterator[None]:
+    """Remove what was created for a run that never began; one that did can be resumed."""
     try:
         yield
     except BaseException as error:
         if not folder.config.exists():
             with shielded():
-                for place in made:
+                for place in created:
                     shutil.rmtree(place, ignore_errors=True)
         elif isinstance(error, Interrupted):
             error.advice = "--resume goes on from here"
