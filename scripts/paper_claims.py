@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from trb_mlx.cli.failures import ending_plainly
-from trb_mlx.comparison.runs import read_outcome
+from trb_mlx.comparison.outcomes import read_outcome
 from trb_mlx.comparison.spec import CompareSpec, load_spec, plan_runs
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.intervals import Interval, t_interval

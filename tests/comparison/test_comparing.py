@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from trb_mlx.comparison.runs import _outcome_path, check_data, read_outcome
+from trb_mlx.comparison.one_run import check_data
+from trb_mlx.comparison.outcomes import outcome_path, read_outcome
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
 from trb_mlx.data.held_out import PromptSplit
 from trb_mlx.errors import UserError
@@ -49,7 +50,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     folder = locate(run.config, run.name)
     write_lines(folder.metrics, [{"step": step, "eval/pass@1": 0.5} for step in (0, 1)])
     write_config(folder, run.config)
-    path = _outcome_path(spec, folder)
+    path = outcome_path(spec, folder)
     point = {"step": 1, "folder": "e", "metrics": {"pass@1": 1.0}}
     path.write_text(json.dumps({"final": point, "best": point}))
     return spec, run, folder

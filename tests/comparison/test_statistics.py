@@ -15,14 +15,9 @@ from rich.console import Console
 from scipy import stats
 
 from trb_mlx.comparison.figure import draw_differences, write_figure
+from trb_mlx.comparison.outcomes import Outcome, Score, problem_scores, training_metrics
 from trb_mlx.comparison.spec import CompareSpec
-from trb_mlx.comparison.statistics import (
-    Outcome,
-    Score,
-    compare_methods,
-    problem_scores,
-    training_metrics,
-)
+from trb_mlx.comparison.statistics import compare_methods
 from trb_mlx.comparison.table import (
     NARROW,
     SHORT,

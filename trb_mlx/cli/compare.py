@@ -57,7 +57,7 @@ def _named(runs: list[PlannedRun], name: str) -> PlannedRun:
 
 
 def _list(spec: CompareSpec, runs: list[PlannedRun], root: Path) -> None:
-    from trb_mlx.comparison.runs import read_outcome
+    from trb_mlx.comparison.outcomes import read_outcome
 
     for run in runs:
         done = read_outcome(spec, run) is not None

@@ -20,7 +20,7 @@ from trb_mlx.text import is_share
 WIDTH = 7.6  # inches
 ROW_HEIGHT = 0.36  # inches
 MARGINS = 1.4  # inches of the height: title, legend, axis
-APART = 0.26  # of a row, between its two intervals
+GAP = 0.26  # of a row, between its two intervals
 SERIES = (("over seeds (t)", "series-0", "o"), ("over problems (BCa)", "series-1", "s"))
 
 
@@ -60,16 +60,19 @@ def draw_differences(spec: CompareSpec, rows: Sequence[Row], names: Sequence[str
 def _panel(axes: Axes, spec: CompareSpec, rows: Sequence[Row], name: str) -> None:
     scale = 100.0 if is_share(name) else 1.0
     for side, (label, color, marker) in enumerate(SERIES):
-        found = [(row.over_problems if side else row.difference).get(name) for row in rows]
-        kept = {place + APART * (side - 0.5): each for place, each in enumerate(found) if each}
-        if not kept:
+        intervals = {}  # by height
+        for number, row in enumerate(rows):
+            interval = (row.over_problems if side else row.difference).get(name)
+            if interval is not None:
+                intervals[number + GAP * (side - 0.5)] = interval
+        if not intervals:
             continue
         ink = LIGHT[color]
-        values = [scale * each.value for each in kept.values()]
-        axes.plot(values, list(kept), marker, color=ink, ms=4.5, label=label)
-        for place, each in kept.items():
-            if each.low is not None and each.high is not None:
-                axes.hlines(place, scale * each.low, scale * each.high, color=ink, lw=1.4)
+        values = [scale * interval.value for interval in intervals.values()]
+        axes.plot(values, list(intervals), marker, color=ink, ms=4.5, label=label)
+        for height, interval in intervals.items():
+            if interval.low is not None and interval.high is not None:
+                axes.hlines(height, scale * interval.low, scale * interval.high, color=ink, lw=1.4)
     axes.axvline(0.0, color=LIGHT["muted"], lw=1, dashes=(3, 3), zorder=1)
     axes.set_title(f"{name} less {spec.reference}'s", loc="left", fontsize=9.5, fontweight="bold")
     axes.set_xlabel("percentage points" if scale > 1 else "nats a token" if "_kl" in name else "")

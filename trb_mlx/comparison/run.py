@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trb_mlx.comparison.figure import write_figure
-from trb_mlx.comparison.runs import (
-    check_data,
-    check_problems,
-    finish_run,
-    load_teacher,
-    read_outcome,
-)
+from trb_mlx.comparison.one_run import check_data, check_problems, finish_run
+from trb_mlx.comparison.outcomes import Outcome, read_outcome
 from trb_mlx.comparison.side_by_side import run_side_by_side
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
-from trb_mlx.comparison.statistics import Outcome, Row, compare_methods
+from trb_mlx.comparison.statistics import Row, compare_methods
 from trb_mlx.comparison.table import verdict, write_tables
 from trb_mlx.interrupts import watching
+from trb_mlx.models.loading import load_model, prepare_backend
 from trb_mlx.text import number
 from trb_mlx.types import Say, say_nothing
 
@@ -95,20 +91,27 @@ def finish_runs(
     if left and not checked:
         check_problems(spec, runs[0])
     if jobs > 1 and len(left) > 1:
-        commands = {each: ["compare", name, "--only", each] for each in left}
-        run_side_by_side(commands, jobs, root / "logs", lambda run: say(_line(spec, left[run])))
-    teacher = load_teacher(runs[0].config) if spec.share_teacher and left and jobs == 1 else None
+        commands = {run: ["compare", name, "--only", run] for run in left}
+        run_side_by_side(
+            commands,
+            jobs,
+            root / "logs",
+            lambda run: say(_summary(spec, run, read_outcome(spec, left[run]))),
+        )
+    teacher = None
+    if spec.share_teacher and left and jobs == 1:  # training never changes it
+        prepare_backend()
+        teacher = load_model(runs[0].config.teacher)
     outcomes = []
     for run in runs:
-        outcomes.append(finish_run(spec, run, root, teacher))
+        outcome = finish_run(spec, run, root, teacher)
+        outcomes.append(outcome)
         if run.name in left and jobs == 1:
-            say(_line(spec, run))
+            say(_summary(spec, run.name, outcome))
     return outcomes
 
 
-def _line(spec: CompareSpec, run: PlannedRun) -> str:
+def _summary(spec: CompareSpec, run: str, outcome: Outcome | None) -> str:
     """One line when a run is done."""
-    outcome = read_outcome(spec, run)
-    assert outcome is not None
-    value = outcome.metrics.get(spec.decides)
-    return f"done {run.name}: {spec.decides} {number(value)}"
+    value = outcome.metrics.get(spec.decides) if outcome else None
+    return f"done {run}: {spec.decides} {number(value)}"

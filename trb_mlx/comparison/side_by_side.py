@@ -16,7 +16,7 @@ POLL_S = 0.2
 
 
 def run_side_by_side(
-    commands: Mapping[str, Sequence[str]], jobs: int, logs: Path, told: Callable[[str], None]
+    commands: Mapping[str, Sequence[str]], jobs: int, logs: Path, done: Callable[[str], None]
 ) -> None:
     """Run `trb-mlx` with each command's arguments, `jobs` at a time.
 
@@ -24,27 +24,32 @@ def run_side_by_side(
         commands: name → arguments.
         jobs: processes at once.
         logs: what a process prints goes to LOGS/NAME.out.
-        told: gets each name when its process is done.
+        done: takes each name when its process has ended well.
 
     Raises:
         RunError: a process failed; the others were asked to stop and have kept their state.
     """
-    waiting, going = dict(commands), dict[str, subprocess.Popen[bytes]]()
+    waiting, running = dict(commands), dict[str, subprocess.Popen[bytes]]()
     logs.mkdir(parents=True, exist_ok=True)
     try:
-        while waiting or going:
-            while waiting and len(going) < jobs:
+        while waiting or running:
+            while waiting and len(running) < jobs:
                 name = next(iter(waiting))
-                going[name] = _start(waiting.pop(name), jobs, logs / f"{name}.out")
+                running[name] = _start(waiting.pop(name), jobs, logs / f"{name}.out")
             time.sleep(POLL_S)
-            for name in [name for name, process in going.items() if process.poll() is not None]:
-                if going.pop(name).returncode:
-                    raise RunError(f"run {name} stopped: {_last_line(logs / f'{name}.out')}")
-                told(name)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                if running.pop(name).returncode:
+                    output = logs / f"{name}.out"
+                    text = output.read_text(encoding="utf-8", errors="replace").strip()
+                    last = text.rpartition("\n")[2].removeprefix("trb-mlx: ")
+                    raise RunError(
+                        f"run {name} stopped: {last or f'nothing was printed ({output})'}"
+                    )
+                done(name)
     finally:
-        for process in going.values():
+        for process in running.values():
             process.terminate()
-        for process in going.values():
+        for process in running.values():
             process.wait()
 
 
@@ -60,9 +65,3 @@ def _start(arguments: Sequence[str], jobs: int, log: Path) -> subprocess.Popen[b
             env=environment,
             start_new_session=True,
         )
-
-
-def _last_line(log: Path) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace").strip()
-    last = text.rpartition("\n")[2].removeprefix("trb-mlx: ")
-    return last or f"nothing was printed ({log})"

@@ -194,8 +194,8 @@ def _variants(name: str, method: MethodSpec, where: str) -> Iterator[tuple[str, 
     fixed = {**_file_sections(name, method, where), **chosen}
     for point in itertools.product(*method.sweep.values()):
         changes = dict(zip(method.sweep, point, strict=True))
-        told = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in changes.items())
-        yield f"{name} {told}".strip(), {**fixed, **changes}
+        label = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in changes.items())
+        yield f"{name} {label}".strip(), {**fixed, **changes}
 
 
 def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": found for inner, found in _dotted(value).items()}
+            flat |= {f"{key}.{inner}": each for inner, each in _dotted(value).items()}
         else:
             flat[key] = value
     return flat

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trb_mlx.comparison.spec import CompareSpec
-from trb_mlx.comparison.statistics import Row, is_better_higher
+from trb_mlx.comparison.spec import HIGHER_IS_BETTER, CompareSpec
+from trb_mlx.comparison.statistics import Row
 from trb_mlx.evaluation.intervals import LEVEL, Interval
 from trb_mlx.files import disk_errors, json_text, replacing
 from trb_mlx.text import clock, is_share, number
@@ -54,70 +54,70 @@ def cells(spec: CompareSpec, row: Row) -> list[str]:
     mean = row.over_seeds
     return [
         row.variant + (" *" if row.chosen and row.variant != row.method else ""),
-        _told("final.pass@1", mean.get("final.pass@1")),
-        _told("best.pass@1", mean.get("best.pass@1")),
-        _told(spec.decides, row.difference.get(spec.decides), signed=True),
-        _told(spec.decides, row.over_problems.get(spec.decides), signed=True, ends=True),
-        _told("early.area", mean.get("early.area")),
-        _told("final.reverse_kl", mean.get("final.reverse_kl")),
+        _interval("final.pass@1", mean.get("final.pass@1")),
+        _interval("best.pass@1", mean.get("best.pass@1")),
+        _interval(spec.decides, row.difference.get(spec.decides), signed=True),
+        _interval(spec.decides, row.over_problems.get(spec.decides), signed=True, ends=True),
+        _interval("early.area", mean.get("early.area")),
+        _interval("final.reverse_kl", mean.get("final.reverse_kl")),
         clock(mean["cost.seconds"].value),
         f"{mean['cost.tokens'].value:,.0f}",
     ]
 
 
-def _told(metric: str, found: Interval | None, signed: bool = False, ends: bool = False) -> str:
-    if found is None:
+def _interval(
+    metric: str, interval: Interval | None, signed: bool = False, ends: bool = False
+) -> str:
+    if interval is None:
         return "–"
     scale, form, unit = 1.0, ".3g", ""
     if is_share(metric):
         scale, form, unit = 100.0, ".1f", " pp" if signed else "%"
     sign = "+" if signed else ""
-    value = number(scale * found.value, sign + form)
-    if found.low is None or found.high is None or found.half_width is None:
+    value = number(scale * interval.value, sign + form)
+    if interval.low is None or interval.high is None or interval.half_width is None:
         return value + unit
     if ends:
-        low, high = (number(scale * end, sign + form) for end in (found.low, found.high))
+        low, high = (number(scale * end, sign + form) for end in (interval.low, interval.high))
         return f"{value}{unit} [{low}, {high}]"
-    return f"{value} ± {number(scale * found.half_width, form)}{unit}"
+    return f"{value} ± {number(scale * interval.half_width, form)}{unit}"
 
 
 def verdict(spec: CompareSpec, rows: Sequence[Row]) -> str:
     """The deciding metric, and the method that leads by it among the variants chosen unseen.
 
-    Whether that is decided is told by the interval over seeds of the leader's difference to the
-    reference; where the reference leads, of the next best method's.
+    It is decided where the interval over seeds of the leader's difference to the reference leaves
+    0 out; where the reference leads, that of the next best method.
     """
-    able = [row for row in rows if row.chosen and spec.decides in row.over_seeds]
-    if not able:
+    candidates = [row for row in rows if row.chosen and spec.decides in row.over_seeds]
+    if not candidates:
         return f"decides: {spec.decides}, which no run has."
-    sign = 1.0 if is_better_higher(spec.decides) else -1.0
-    able.sort(key=lambda row: -sign * row.over_seeds[spec.decides].value)
-    best = able[0]
+    sign = 1.0 if spec.decides.endswith(HIGHER_IS_BETTER) else -1.0
+    candidates.sort(key=lambda row: -sign * row.over_seeds[spec.decides].value)
+    best = candidates[0]
     top = best.over_seeds[spec.decides]
-    level = [row.variant for row in able if row.over_seeds[spec.decides].value == top.value]
-    told = _told(spec.decides, top)
+    level = [row.variant for row in candidates if row.over_seeds[spec.decides].value == top.value]
+    text = _interval(spec.decides, top)
     if len(level) > 1:
-        return f"decides: {spec.decides}: {' and '.join(level)} are level with {told}"
-    leads = f"decides: {spec.decides}: {best.variant} leads with {told}"
-    rivals = able[1:] if best.method == spec.reference else able[:1]
+        return f"decides: {spec.decides}: {' and '.join(level)} are level with {text}"
+    leads = f"decides: {spec.decides}: {best.variant} leads with {text}"
+    rivals = candidates[1:] if best.method == spec.reference else [best]
     if not rivals or spec.decides not in rivals[0].difference:
         return leads
-    gap = rivals[0].difference[spec.decides]
-    ahead = _told(spec.decides, gap, signed=True)
-    sure = "" if _excludes_zero(gap) else f" ({_doubt(gap, rivals[0])}: not decided)"
-    if rivals[0] is best:
-        return f"{leads}, {ahead} to {spec.reference}{sure}"
-    return f"{leads}, {rivals[0].variant} follows, {ahead} to it{sure}"
+    rival = rivals[0]
+    gap = rival.difference[spec.decides]
+    ahead = _interval(spec.decides, gap, signed=True)
+    doubt = _doubt(gap, len(rival.seeds))
+    if rival is best:
+        return f"{leads}, {ahead} to {spec.reference}{doubt}"
+    return f"{leads}, {rival.variant} follows, {ahead} to it{doubt}"
 
 
-def _doubt(found: Interval, row: Row) -> str:
-    if found.low is not None:
-        return "the interval holds 0"
-    return "one seed, no interval" if len(row.seeds) == 1 else "seeds alike, no interval"
-
-
-def _excludes_zero(found: Interval) -> bool:
-    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+def _doubt(gap: Interval, seeds: int) -> str:
+    """Why a difference decides nothing, in brackets; empty where it does."""
+    if gap.low is None or gap.high is None:
+        return f" ({'one seed' if seeds == 1 else 'seeds alike'}, no interval: not decided)"
+    return "" if gap.low > 0 or gap.high < 0 else " (the interval holds 0: not decided)"
 
 
 def notes(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
@@ -152,8 +152,8 @@ def _terminal_table(spec: CompareSpec, rows: Sequence[Row], columns: Sequence[st
     for column, heading in enumerate(columns):
         table.add_column(heading, justify="right" if column else "left")
     for row in rows:
-        told = dict(zip(SHORT, cells(spec, row), strict=True))
-        table.add_row(*(told[heading] for heading in columns))
+        by_heading = dict(zip(SHORT, cells(spec, row), strict=True))
+        table.add_row(*(by_heading[heading] for heading in columns))
     return table
 
 
@@ -173,18 +173,18 @@ def _markdown(spec: CompareSpec, rows: Sequence[Row], missing: int) -> str:
     table = [columns, ["---"] + ["---:"] * (len(columns) - 1), *(cells(spec, row) for row in rows)]
     lines = ["| " + " | ".join(line) + " |" for line in table]
     unfinished = [f"{missing} runs are not finished.", ""] if missing else []
-    told = [f"- {note}" for note in notes(spec, rows)]
-    return "\n".join([*unfinished, verdict(spec, rows), "", *lines, "", *told, ""])
+    items = [f"- {note}" for note in notes(spec, rows)]
+    return "\n".join([*unfinished, verdict(spec, rows), "", *lines, "", *items, ""])
 
 
 def _json(spec: CompareSpec, rows: Sequence[Row], missing: int) -> str:
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
         "missing_runs": missing,
         "verdict": verdict(spec, rows),
         "rows": [asdict(row) for row in rows],
     }
-    return json_text(found) + "\n"
+    return json_text(values) + "\n"
 
 
 def _csv(rows: Sequence[Row]) -> str:

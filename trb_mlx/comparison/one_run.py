@@ -1,4 +1,4 @@
-"""`trb-mlx compare`: trains and evaluates the runs of a comparison, one by one or side by side."""
+"""One run of a comparison: checked, trained, evaluated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import mlx.core as mx
 from rich.console import Console
 
+from trb_mlx.adapters.mlx_lm import snapshots
+from trb_mlx.comparison.outcomes import Outcome, outcome_path, problem_lines, read_outcome
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun
-from trb_mlx.comparison.statistics import Outcome, Scores, problem_scores, training_metrics
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import longest_prompt
 from trb_mlx.data.held_out import held_out_prompts, split_prompts
-from trb_mlx.errors import UserError, reading
+from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import evaluate_target
 from trb_mlx.evaluation.target import best_step, open_target
 from trb_mlx.files import (
@@ -24,7 +25,6 @@ from trb_mlx.files import (
     json_digest,
     json_line,
     locked,
-    read_lines,
     read_metrics,
     write_text,
 )
@@ -32,34 +32,35 @@ from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
 from trb_mlx.runs.digests import check_digests, has_same_files
 from trb_mlx.runs.folder import RunFolder, locate
 from trb_mlx.training.session import train_run
-from trb_mlx.types import say_nothing
+from trb_mlx.types import Say, say_nothing
 
 
 def finish_run(
     spec: CompareSpec, run: PlannedRun, root: Path, teacher: LanguageModel | None = None
 ) -> Outcome:
-    """Train a run, or go on with it, evaluate it, and keep what it found.
+    """Train a run, or resume it, evaluate it, and keep its outcome.
 
     What it prints goes to ROOT/logs/NAME.log.
 
     Raises:
         RunError: another process works on this run, or it had to stop.
-        UserError, Interrupted: as `runs.train_run`.
+        UserError, Interrupted: as `train_run`.
     """
-    done = read_outcome(spec, run)
-    if done is not None:
-        return done
+    outcome = read_outcome(spec, run)
+    if outcome is not None:
+        return outcome
     folder = locate(run.config, run.name)
+    path = outcome_path(spec, folder)
     (root / "logs").mkdir(parents=True, exist_ok=True)
     with locked(root / "logs" / f"{run.name}.lock", f"run {run.name}"):
         with (root / "logs" / f"{run.name}.log").open("a", encoding="utf-8") as log:
             if _trained_steps(folder) < run.config.train.steps:
                 resume = folder.config.exists()
                 train_run(run.config, folder, resume, Console(file=log, width=100), teacher)
-            found = _evaluated(spec, run, folder, partial(print, file=log), teacher)
-        path = _outcome_path(spec, folder)
+            say = partial(print, file=log)
+            checkpoints = _evaluate_checkpoints(spec, run, folder, say, teacher)
         with disk_errors(str(path)):
-            write_text(path, json_line(found))
+            write_text(path, json_line(checkpoints))
     mx.clear_cache()
     outcome = read_outcome(spec, run)
     assert outcome is not None
@@ -77,12 +78,12 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
     wanted = config.eval.prompts
     model = load_model(config.student)
     prompts = held_out_prompts(config, model.tokenizer, say_nothing)
-    found = len(prompts)
-    if found < wanted:
+    count = len(prompts)
+    if count < wanted:
         raise UserError(
-            f"problems is {spec.problems}, and the data has {found} held-out problems, "
+            f"problems is {spec.problems}, and the data has {count} held-out problems, "
             f"{run.config.eval.prompts} of which eval.prompts takes during training; "
-            f"expected problems up to {max(found - run.config.eval.prompts, 0)}."
+            f"expected problems up to {max(count - run.config.eval.prompts, 0)}."
         )
     if model.context is None:
         return
@@ -91,7 +92,7 @@ def check_problems(spec: CompareSpec, run: PlannedRun) -> None:
     over = sum(len(prompt.tokens) > longest for prompt in prompts)
     if over:
         raise UserError(
-            f"{over} of the {found} held-out problems leave no room for an answer of {answer} "
+            f"{over} of the {count} held-out problems leave no room for an answer of {answer} "
             f"tokens in the context of {model.context}; expected data.max_prompt_tokens up to "
             f"{longest}, which leaves them out."
         )
@@ -116,12 +117,12 @@ def check_data(spec: CompareSpec, run: PlannedRun) -> None:
         check_digests(folder, kept, vars(split), say_nothing)
     except UserError as error:
         raise UserError(f"{error} Remove {folder.path} to train it again.") from error
-    outcome = _outcome_path(spec, folder)
+    outcome = outcome_path(spec, folder)
     if outcome.exists():
         prompts = held_out_prompts(_with_problems(spec, kept), tokenizer, say_nothing)
         now = [json_digest(prompt.text) for prompt in prompts[kept.eval.prompts :]]
-        for found in json.loads(outcome.read_text(encoding="utf-8")).values():
-            lines = read_lines(folder.path / "eval" / found["folder"] / "problems.jsonl")
+        for checkpoint in json.loads(outcome.read_text(encoding="utf-8")).values():
+            _, lines = problem_lines(folder, checkpoint)
             if [line.get("key") for line in lines] != now:
                 raise UserError(
                     f"run {folder.path} was evaluated on other problems than its data now holds; "
@@ -135,61 +136,15 @@ def _with_problems(spec: CompareSpec, config: Config) -> Config:
     return config.model_copy(update={"eval": config.eval.model_copy(update={"prompts": wanted})})
 
 
-def load_teacher(config: Config) -> LanguageModel:
-    """The teacher that all runs of a process may share; training never changes it."""
-    prepare_backend()
-    return load_model(config.teacher)
-
-
-def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
-    """What a run found, or None where it is not finished."""
-    folder = locate(run.config, run.name)
-    path = _outcome_path(spec, folder)
-    if not path.exists():
-        return None
-    with reading(f"outcome {path}"):
-        return _read_outcome(spec, run, folder, path)
-
-
-def _read_outcome(spec: CompareSpec, run: PlannedRun, folder: RunFolder, path: Path) -> Outcome:
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
-    metrics, held_out = training_metrics(read_metrics(folder.metrics), rollouts, spec.early_steps)
-    problems: dict[str, Scores] = {}
-    for point, found in kept.items():
-        values = found["metrics"].items()
-        metrics |= {f"{point}.{name}": float(value) for name, value in values if value is not None}
-        place = folder.path / "eval" / found["folder"] / "problems.jsonl"
-        lines = read_lines(place)
-        if len({line["problem"] for line in lines}) != spec.problems:
-            raise UserError(
-                f"{place} has {len(lines)} lines for the {spec.problems} problems asked for; "
-                f"remove {path} and that folder to evaluate again."
-            )
-        problems[point] = problem_scores(lines)
-    steps = {point: found["step"] for point, found in kept.items()}
-    return Outcome(run.method, run.variant, run.seed, metrics, held_out, problems, steps)
-
-
-def _outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
-    """Other evaluation settings are another outcome of the same training."""
-    return folder.path / f"outcome-{json_digest([spec.problems, spec.samples])}.json"
-
-
 def _trained_steps(folder: RunFolder) -> int:
     """How far the adapters are trained: the metrics' last step is kept before them."""
-    kept = sorted(folder.adapter_path.glob("*_adapters.safetensors"))
-    newest = int(kept[-1].name.split("_")[0]) if kept else 0
     lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    return min(newest, max((line["step"] for line in lines), default=0))
+    last = max((line["step"] for line in lines), default=0)
+    return min(last, max(snapshots(folder.adapter_path), default=0))
 
 
-def _evaluated(
-    spec: CompareSpec,
-    run: PlannedRun,
-    folder: RunFolder,
-    say: Any,
-    teacher: LanguageModel | None,
+def _evaluate_checkpoints(
+    spec: CompareSpec, run: PlannedRun, folder: RunFolder, say: Say, teacher: LanguageModel | None
 ) -> dict[str, Any]:
     """The final and the best checkpoint on problems that training never looked at.
 
@@ -197,15 +152,12 @@ def _evaluated(
     """
     seen = run.config.eval.prompts
     changes = [("eval.prompts", seen + spec.problems), ("eval.samples", spec.samples)]
-    last = run.config.train.steps
-    found: dict[str, Any] = {}
-    by_step: dict[int, dict[str, Any]] = {}
-    for point, step in (("final", last), ("best", best_step(folder))):
-        if step not in by_step:
-            target = open_target(str(folder.path), None, str(step), changes, True, teacher)
-            result = evaluate_target(target, "held-out", folder.path / "eval", skip=seen, say=say)
-            values = {name: metric.value for name, metric in result.metrics.items()}
-            assert result.path is not None
-            by_step[step] = {"step": step, "folder": result.path.name, "metrics": values}
-        found[point] = by_step[step]
-    return found
+    steps = {"final": run.config.train.steps, "best": best_step(folder)}
+    results: dict[int, dict[str, Any]] = {}
+    for step in dict.fromkeys(steps.values()):
+        target = open_target(str(folder.path), None, str(step), changes, True, teacher)
+        result = evaluate_target(target, "held-out", folder.path / "eval", skip=seen, say=say)
+        values = {name: metric.value for name, metric in result.metrics.items()}
+        assert result.path is not None
+        results[step] = {"step": step, "folder": result.path.name, "metrics": values}
+    return {name: results[step] for name, step in steps.items()}

@@ -1,0 +1,145 @@
+"""The outcome of a finished run: its metrics, and how each problem scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.integrate import trapezoid
+
+from trb_mlx.comparison.spec import CompareSpec, PlannedRun
+from trb_mlx.errors import UserError, reading
+from trb_mlx.evaluation.result_folder import Line
+from trb_mlx.files import json_digest, read_lines, read_metrics
+from trb_mlx.runs.folder import RunFolder, locate
+
+PHASES = ("time/rollout_s", "time/update_s", "time/reward_s", "time/eval_s")
+
+
+class Score(NamedTuple):
+    """A problem's part of a metric, which is Σ total / Σ terms over all problems."""
+
+    total: float
+    terms: float = 1.0
+
+
+Scores = Mapping[str, Mapping[str, Score]]  # metric → problem's key → its score
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished run.
+
+    Attributes:
+        method, variant, seed: which run it is.
+        metrics: those of `spec.METRICS` that it has.
+        held_out: its last held-out score during training, on problems that are not reported.
+        problems: checkpoint (`final`, `best`) → metric → problem's key → score.
+        steps: checkpoint → its step.
+    """
+
+    method: str
+    variant: str
+    seed: int
+    metrics: Mapping[str, float]
+    held_out: float
+    problems: Mapping[str, Scores]
+    steps: Mapping[str, int]
+
+
+def outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
+    """Other evaluation settings are another outcome of the same training."""
+    return folder.path / f"outcome-{json_digest([spec.problems, spec.samples])}.json"
+
+
+def problem_lines(folder: RunFolder, checkpoint: Mapping[str, Any]) -> tuple[Path, list[Line]]:
+    """The lines of a checkpoint's evaluation, which an outcome names, and their file."""
+    path = folder.path / "eval" / checkpoint["folder"] / "problems.jsonl"
+    return path, read_lines(path)
+
+
+def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
+    """A run's outcome, or None where it is not finished.
+
+    Raises:
+        UserError: it cannot be read, or its evaluation lacks problems.
+    """
+    folder = locate(run.config, run.name)
+    path = outcome_path(spec, folder)
+    if not path.exists():
+        return None
+    with reading(f"outcome {path}"):
+        checkpoints = json.loads(path.read_text(encoding="utf-8"))
+        rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
+        metrics, held_out = training_metrics(
+            read_metrics(folder.metrics), rollouts, spec.early_steps
+        )
+        problems: dict[str, Scores] = {}
+        for name, checkpoint in checkpoints.items():
+            for metric, value in checkpoint["metrics"].items():
+                if value is not None:
+                    metrics[f"{name}.{metric}"] = float(value)
+            place, lines = problem_lines(folder, checkpoint)
+            if len({line["problem"] for line in lines}) != spec.problems:
+                raise UserError(
+                    f"{place} has {len(lines)} lines for the {spec.problems} problems asked for; "
+                    f"remove {path} and that folder to evaluate again."
+                )
+            problems[name] = problem_scores(lines)
+        steps = {name: checkpoint["step"] for name, checkpoint in checkpoints.items()}
+        return Outcome(run.method, run.variant, run.seed, metrics, held_out, problems, steps)
+
+
+def training_metrics(
+    lines: Sequence[Mapping[str, Any]], rollouts_per_step: int, early_steps: int
+) -> tuple[dict[str, float], float]:
+    """`early.area`, `cost.seconds`, `cost.tokens` of a run's metrics, and its held-out score.
+
+    The area is the mean height of the held-out curve (pass@1; reverse KL where no answer is)
+    from step 0 to `early_steps`, by the trapezoid rule. Tokens are those of the rollouts.
+    """
+    name = "eval/pass@1" if any("eval/pass@1" in line for line in lines) else "eval/reverse_kl"
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    early = [point for point in points if point[0] <= early_steps]
+    steps, heights = zip(*early, strict=True)
+    lengths = [line.get("completions/mean_length", 0.0) for line in lines]
+    metrics = {
+        "early.area": float(trapezoid(heights, steps)) / early_steps,
+        "cost.seconds": float(sum(line.get(phase, 0.0) for line in lines for phase in PHASES)),
+        "cost.tokens": float(round(sum(lengths) * rollouts_per_step)),
+    }
+    last = points[-1][1]
+    return metrics, last if name == "eval/pass@1" else -last
+
+
+def problem_scores(lines: Sequence[Line]) -> dict[str, dict[str, Score]]:
+    """Metric → problem's key → its score, of an evaluation's lines.
+
+    Distances to the teacher are means over tokens, so a problem counts by its tokens; everything
+    else is a mean over problems. A problem that is asked twice counts twice.
+    """
+    scores: dict[str, dict[str, Score]] = {}
+    for line in lines:
+        for name, score in _scores(line):
+            of_metric = scores.setdefault(name, {})
+            before = of_metric.get(line["key"], Score(0.0, 0.0))
+            of_metric[line["key"]] = Score(before.total + score.total, before.terms + score.terms)
+    return scores
+
+
+def _scores(line: Line) -> Iterator[tuple[str, Score]]:
+    if line["rewards"] is not None:
+        yield "pass@1", Score(float(np.mean(line["rewards"])))
+    yield "mean_length", Score(float(np.mean(line["lengths"])))
+    yield "truncated_fraction", Score(1.0 - float(np.mean(line["stopped"])))
+    sums = line.get("distribution", {})
+    for name in ("reverse_kl", "forward_kl", "topk_overlap"):
+        if name in sums:
+            yield name, Score(sums[name], sums["tokens"])
+    if "student_entropy" in sums:
+        gap = sums["student_entropy"] - sums["teacher_entropy"]
+        yield "entropy_gap", Score(gap, sums["tokens"])
