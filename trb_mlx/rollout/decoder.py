@@ -75,7 +75,7 @@ class RowDecoder:
         if self._last is not None and distinct == [self._last[0]]:
             layers = self._last[1]
         else:
-            layers = self._prefilled([prompt[:-1] for prompt in distinct])
+            layers = self._prefill_padded([prompt[:-1] for prompt in distinct])
         rows = mx.array([distinct.index(prompt) for prompt in prompts])
         for layer, new in zip(self._layers, layers, strict=True):
             layer.extend(new.extract(rows))
@@ -85,7 +85,7 @@ class RowDecoder:
         last = mx.array([len(distinct) - 1])
         self._last = distinct[-1], [layer.extract(last) for layer in layers]
 
-    def _prefilled(self, heads: Prompts) -> list[RowKVCache]:
+    def _prefill_padded(self, heads: Prompts) -> list[RowKVCache]:
         """Right-padded; what stands beyond a row's offset is never seen and written over."""
         offsets = Offsets([0] * len(heads))
         layers = self._empty(offsets)
@@ -152,7 +152,7 @@ class MergedDecoder:
         """Read all prompts at once where `batched`, else each distinct one by itself."""
         if self._batched:
             cache = _merged([_empty_cache(self._scorer) for _ in prompts])
-            self._read_padded(cache, [list(prompt[:-1]) for prompt in prompts])
+            self._prefill_padded(cache, [list(prompt[:-1]) for prompt in prompts])
         else:
             cache = _merged(_prefilled(self._scorer, prompts, self._chunk))
         for layer, new in zip(self._cache, cache, strict=False):
@@ -160,7 +160,7 @@ class MergedDecoder:
         self._cache = self._cache or cache
         self._rows += len(prompts)
 
-    def _read_padded(self, cache: list[Any], heads: list[list[int]]) -> None:
+    def _prefill_padded(self, cache: list[Any], heads: list[list[int]]) -> None:
         lengths = [len(head) for head in heads]
         longest = max(lengths)
         padding = [longest - length for length in lengths]
