@@ -17,9 +17,9 @@ OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 
 
 def expression_of(problem: Problem) -> str:
-    found = re.fullmatch(r"Compute ([-+*()0-9]+)\.", problem.question)
-    assert found, problem.question
-    return found[1]
+    match = re.fullmatch(r"Compute ([-+*()0-9]+)\.", problem.question)
+    assert match, problem.question
+    return match[1]
 
 
 def evaluated(expression: str) -> int:

@@ -55,9 +55,9 @@ def test_a_benchmark_is_read_whole_with_its_own_columns(
 ) -> None:
     row, answer = ROWS[name]
     asked["rows"] = [row, row]  # a repeated problem counts twice
-    found = read(config_for(name), base)
-    assert [prompt.answer for prompt in found] == [answer, answer]
-    assert "Q" in found[0].text
+    prompts = read(config_for(name), base)
+    assert [prompt.answer for prompt in prompts] == [answer, answer]
+    assert "Q" in prompts[0].text
     benchmark = BENCHMARKS[name]
     assert (asked["path"], asked["name"], asked["split"]) == (
         benchmark.source,
@@ -87,9 +87,9 @@ def test_the_papers_settings_come_with_a_name_and_give_way() -> None:
         "amc23": 512,
         "olympiadbench": 64,
     }
-    found = config_for("gsm8k", ("eval.samples", 2), ("eval.prompts", 5)).eval
-    assert (found.samples, found.prompts, found.max_tokens) == (2, 5, 8192)
-    assert (found.temperature, found.top_p) == (1.0, 1.0)
+    evaluation = config_for("gsm8k", ("eval.samples", 2), ("eval.prompts", 5)).eval
+    assert (evaluation.samples, evaluation.prompts, evaluation.max_tokens) == (2, 5, 8192)
+    assert (evaluation.temperature, evaluation.top_p) == (1.0, 1.0)
 
 
 def test_any_file_is_read_whole(tmp_path: Path, base: Any) -> None:

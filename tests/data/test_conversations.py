@@ -82,11 +82,11 @@ def test_what_stands_behind_the_last_user_turn_is_not_read(content: Any) -> None
 def test_a_call_before_the_last_user_turn_is_kept(content: str | None) -> None:
     call = {"role": "assistant", "content": content, "tool_calls": [CALL], "name": None}
     result = {"role": "tool", "content": "2", "tool_call_id": "1"}
-    found = example(messages=[USER, call, result, USER], tools=json.dumps(TOOLS))
+    row = example(messages=[USER, call, result, USER], tools=json.dumps(TOOLS))
     called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    assert found.messages == (USER, called, result, USER)
-    assert found.tools == tuple(TOOLS)
-    assert found.text == "1+1?\n\n2\n\n1+1?"
+    assert row.messages == (USER, called, result, USER)
+    assert row.tools == tuple(TOOLS)
+    assert row.text == "1+1?\n\n2\n\n1+1?"
 
 
 def test_reasoning_is_kept() -> None:

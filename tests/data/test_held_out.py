@@ -48,15 +48,15 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_tail_is_held_out_and_the_numbers_are_said(tmp_path: Path, base: Any) -> None:
     config = config_of(write(tmp_path / "p.jsonl", *"abcde"), ("eval.prompts", 2))
-    found, said = split(config, base)
-    assert (texts(found.train), texts(found.eval)) == (["a", "b", "c"], ["d", "e"])
+    prompts, said = split(config, base)
+    assert (texts(prompts.train), texts(prompts.eval)) == (["a", "b", "c"], ["d", "e"])
     assert said == ["3 prompts to train on, 2 held out"]
 
 
 def test_an_mlx_lm_folder_holds_its_valid_file_out(folder: Path, base: Any) -> None:
     config = with_held_out(config_of(folder), None)
-    found, said = split(config, base)
-    assert (texts(found.train), texts(found.eval)) == (["a", "b", "c", "d"], ["v", "w"])
+    prompts, said = split(config, base)
+    assert (texts(prompts.train), texts(prompts.eval)) == (["a", "b", "c", "d"], ["v", "w"])
     assert said == ["4 prompts to train on, 2 held out"]
     assert texts(held_out_prompts(config, base, said.append)) == ["v", "w"]
 
@@ -85,8 +85,8 @@ def test_a_run_goes_on_with_the_held_out_set_it_began_with(folder: Path, base: A
     assert with_held_out(given, new) == new
     old = given  # of version 0.2.0, which knew no valid.jsonl
     resumed = with_held_out(given, old)
-    found, said = split(resumed, base)
-    assert (texts(found.train), texts(found.eval)) == (["a", "b"], ["c", "d"])
+    prompts, said = split(resumed, base)
+    assert (texts(prompts.train), texts(prompts.eval)) == (["a", "b"], ["c", "d"])
     assert any("a new run would hold" in line and "last 2 prompts" in line for line in said)
     assert texts(held_out_prompts(old, base, said.append)) == ["c", "d"]
 
@@ -161,8 +161,8 @@ def test_a_runs_prompts_and_answers_keep_to_the_shorter_context() -> None:
     contexts = [None, 4096, 100]
     assert shortest_context(contexts) == 100
     said: list[str] = []
-    found, split = fit_split(config, given, contexts, said.append)
+    fitted, split = fit_split(config, given, contexts, said.append)
     assert [len(prompt.tokens) for prompt in split.train] == [10]
     assert [len(prompt.tokens) for prompt in split.eval] == [20]
-    assert (found.rollout.max_tokens, found.eval.max_tokens) == (40, 80)
+    assert (fitted.rollout.max_tokens, fitted.eval.max_tokens) == (40, 80)
     assert len(said) == 3

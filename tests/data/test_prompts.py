@@ -66,23 +66,23 @@ def test_the_order_depends_on_the_seed_and_changes_with_the_epoch() -> None:
 
 def test_dropped_prompts_are_counted_and_the_rest_numbered(tmp_path: Path, base: Any) -> None:
     source = jsonl(tmp_path, "one", "x" * 60, "two", " one\n", "x" * 60, "One")
-    found = loaded(source, base)
-    assert [prompt.text for prompt in found.prompts] == ["one", "two", "One"]
-    assert [prompt.index for prompt in found.prompts] == [0, 1, 2]
-    assert {prompt.answer for prompt in found.prompts} == {"7"}
-    assert (found.too_long, found.duplicates) == (1, 2)
+    kept = loaded(source, base)
+    assert [prompt.text for prompt in kept.prompts] == ["one", "two", "One"]
+    assert [prompt.index for prompt in kept.prompts] == [0, 1, 2]
+    assert {prompt.answer for prompt in kept.prompts} == {"7"}
+    assert (kept.too_long, kept.duplicates) == (1, 2)
 
 
 def test_the_limit_is_inclusive_and_counts_the_formatted_prompt(tmp_path: Path, base: Any) -> None:
     source = jsonl(tmp_path, "abc", "abcd")
-    found = loaded(source, base, max_prompt_tokens=4)  # BOS and three bytes
-    assert [prompt.text for prompt in found.prompts] == ["abc"]
-    assert found.too_long == 1
+    kept = loaded(source, base, max_prompt_tokens=4)  # BOS and three bytes
+    assert [prompt.text for prompt in kept.prompts] == ["abc"]
+    assert kept.too_long == 1
 
 
 def test_repeated_prompts_stay_if_asked(tmp_path: Path, base: Any) -> None:
-    found = loaded(jsonl(tmp_path, "a", "a"), base, deduplicate=False)
-    assert (len(found.prompts), found.duplicates) == (2, 0)
+    kept = loaded(jsonl(tmp_path, "a", "a"), base, deduplicate=False)
+    assert (len(kept.prompts), kept.duplicates) == (2, 0)
 
 
 def test_the_count_is_of_prompts_kept(tmp_path: Path, base: Any) -> None:
@@ -110,11 +110,11 @@ def with_bad_rows(tmp_path: Path) -> PromptSource:
 
 
 def test_bad_rows_are_left_out_and_counted(tmp_path: Path, base: Any) -> None:
-    found = loaded(with_bad_rows(tmp_path), base)
-    assert [(prompt.index, prompt.text) for prompt in found.prompts] == [(0, "a"), (1, "b")]
-    assert found.bad_rows == 3
-    assert found.left_out(50).startswith("3 rows that cannot be used (the first: ")
-    assert "prompts.jsonl:2 has nothing in its column prompt" in found.first_bad
+    kept = loaded(with_bad_rows(tmp_path), base)
+    assert [(prompt.index, prompt.text) for prompt in kept.prompts] == [(0, "a"), (1, "b")]
+    assert kept.bad_rows == 3
+    assert kept.left_out(50).startswith("3 rows that cannot be used (the first: ")
+    assert "prompts.jsonl:2 has nothing in its column prompt" in kept.first_bad
 
 
 def test_a_bad_row_ends_the_run_if_asked(tmp_path: Path, base: Any) -> None:
@@ -125,9 +125,9 @@ def test_a_bad_row_ends_the_run_if_asked(tmp_path: Path, base: Any) -> None:
 def test_a_row_that_the_template_refuses_is_a_bad_one(tmp_path: Path, base: Any) -> None:
     refuses = "{% if 'x' in messages[0].content %}{{ raise_exception('no x') }}{% endif %}ok"
     source, prompt = jsonl(tmp_path, "a", "x", "xx"), PromptConfig(chat_template=refuses)
-    found = load_prompts(source, DataConfig(), prompt, base, 0)
-    assert (len(found.prompts), found.bad_rows) == (1, 2)
-    assert found.first_bad.endswith("prompts.jsonl:2: the chat template refused a prompt: no x")
+    kept = load_prompts(source, DataConfig(), prompt, base, 0)
+    assert (len(kept.prompts), kept.bad_rows) == (1, 2)
+    assert kept.first_bad.endswith("prompts.jsonl:2: the chat template refused a prompt: no x")
 
 
 def test_where_no_row_is_good_the_first_says_why(tmp_path: Path, base: Any) -> None:
@@ -172,8 +172,8 @@ def test_prompts_that_differ_in_their_calls_alone_are_no_duplicates(
     turns = [[user, {"role": "assistant", "tool_calls": [name]}, user] for name in "aab"]
     path = tmp_path / "calls.jsonl"
     path.write_text("".join(json.dumps({"messages": part}) + "\n" for part in turns))
-    found = loaded(PromptSource(source=str(path)), base)
-    assert (len(found.prompts), found.duplicates) == (2, 1)
+    kept = loaded(PromptSource(source=str(path)), base)
+    assert (len(kept.prompts), kept.duplicates) == (2, 1)
 
 
 def test_a_stream_needs_a_limit(base: Any) -> None:
@@ -182,7 +182,7 @@ def test_a_stream_needs_a_limit(base: Any) -> None:
 
 
 def test_generated_prompts_load_as_they_are(base: Any) -> None:
-    found = loaded(PromptSource(), base, 12)
-    assert len(found.prompts) == 12
-    assert all(prompt.text.startswith("Compute ") for prompt in found.prompts)
-    assert all(prompt.answer and prompt.answer.startswith("Answer: ") for prompt in found.prompts)
+    kept = loaded(PromptSource(), base, 12)
+    assert len(kept.prompts) == 12
+    assert all(prompt.text.startswith("Compute ") for prompt in kept.prompts)
+    assert all(prompt.answer and prompt.answer.startswith("Answer: ") for prompt in kept.prompts)

@@ -139,16 +139,16 @@ def test_mathematics_is_compared_as_mathematics(
 
 
 def test_it_works_outside_the_main_thread(verifier: Verifier) -> None:
-    found: list[float] = []
+    scores: list[float] = []
     pairs = [("\\boxed{0.5}", "1/2"), ("\\boxed{0.6}", "1/2")]
     threads = [
-        threading.Thread(target=lambda: found.extend(verifier.score_all(pairs))) for _ in range(4)
+        threading.Thread(target=lambda: scores.extend(verifier.score_all(pairs))) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(found) == [0.0] * 4 + [1.0] * 4
+    assert sorted(scores) == [0.0] * 4 + [1.0] * 4
 
 
 def test_a_tower_of_powers_does_not_stop_the_run() -> None:

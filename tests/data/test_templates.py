@@ -146,11 +146,11 @@ def test_stars_in_the_text_are_no_powers(base: Any) -> None:
 
 
 def test_templates_are_rendered_outside_the_main_thread_too(base: Any) -> None:
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(text_of(base, TURNS, Example("Q"))[0]))
+    texts: list[str] = []
+    thread = threading.Thread(target=lambda: texts.append(text_of(base, TURNS, Example("Q"))[0]))
     thread.start()
     thread.join()
-    assert found == ["[user: Q]"]
+    assert texts == ["[user: Q]"]
 
 
 def test_text_that_is_no_unicode_is_refused(base: Any) -> None:

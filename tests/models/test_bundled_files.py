@@ -68,8 +68,8 @@ def test_both_folders_stay_under_ten_megabytes() -> None:
 def test_prompt_and_solution_meet_at_a_token_boundary(tokenizer: Tokenizer) -> None:
     for problem in problems("test", 500, 11):
         prompt = problem.question + "\n"
-        apart = tokenizer.encode(prompt).ids + tokenizer.encode(problem.solution).ids
-        assert tokenizer.encode(prompt + problem.solution).ids == apart
+        separate = tokenizer.encode(prompt).ids + tokenizer.encode(problem.solution).ids
+        assert tokenizer.encode(prompt + problem.solution).ids == separate
 
 
 def test_solutions_with_their_stop_token_fit_48_tokens(tokenizer: Tokenizer) -> None:

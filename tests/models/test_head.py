@@ -119,11 +119,11 @@ def test_adapters_on_the_head_are_seen(
 
 def test_scorers_give_the_shared_logits_of_hidden_states(pair: Pair) -> None:
     for scorer in (pair.student, pair.teacher):
-        found = scorer.logits_of(scorer.hidden(IDS))
+        logits = scorer.logits_of(scorer.hidden(IDS))
         expected = scorer.logits(IDS)
-        assert found.shape == expected.shape == (2, 5, 259)
+        assert logits.shape == expected.shape == (2, 5, 259)
         finite = np.isfinite(np.asarray(expected))
-        assert (np.isfinite(np.asarray(found)) == finite).all()
+        assert (np.isfinite(np.asarray(logits)) == finite).all()
         np.testing.assert_allclose(
-            np.asarray(found)[finite], np.asarray(expected)[finite], atol=1e-5
+            np.asarray(logits)[finite], np.asarray(expected)[finite], atol=1e-5
         )

@@ -56,11 +56,11 @@ def test_it_is_said_where_logits_differ_and_nowhere_else(case: str, tmp_path: Pa
     assert expected is None or expected in str(model.note)
     try:
         alone, _ = mlx_lm.load(str(tmp_path))
-        found = np.asarray(alone(IDS))
+        logits = np.asarray(alone(IDS))
     except (TypeError, IndexError):  # of its ModelArgs, or of a layer that is not there
         assert model.note is not None
         return
-    same = np.abs(found - np.asarray(model.module(IDS))).max() < 1e-4
+    same = np.abs(logits - np.asarray(model.module(IDS))).max() < 1e-4
     assert same == (model.note is None)
 
 

@@ -39,9 +39,9 @@ SIGNATURES = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signature(name: str) -> None:
-    found = list(inspect.signature(getattr(mlxlm, name)).parameters)
-    assert set(SIGNATURES[name]) <= set(found)
-    assert found[0] == SIGNATURES[name][0]  # we pass it by position
+    parameters = list(inspect.signature(getattr(mlxlm, name)).parameters)
+    assert set(SIGNATURES[name]) <= set(parameters)
+    assert parameters[0] == SIGNATURES[name][0]  # we pass it by position
 
 
 def test_everything_imported_is_probed() -> None:

@@ -154,9 +154,9 @@ def test_both_forms_build_one_model(name: str) -> None:
     config = {key: value for key, value in config.items() if key not in old}
     first, second = (dataclasses.asdict(built(config | form)) for form in (old, new))
     assert BASE in (first.get("rope_theta"), first.get("rotary_emb_base"))
-    for found in (first, second):  # read by nobody where the keys above are there
-        found.pop("rope_parameters", None)
-        found.pop("layer_types", None)
+    for config in (first, second):  # read by nobody where the keys above are there
+        config.pop("rope_parameters", None)
+        config.pop("layer_types", None)
     assert first == second
 
 
@@ -191,9 +191,9 @@ def test_the_text_model_in_a_wrapper_is_read_too() -> None:
         },
     }
     whole = complete_config({"model_type": "gemma3", "text_config": text}, has_head=False)
-    found = build_config(whole)["text_config"]
-    assert (found["rope_theta"], found["rope_local_base_freq"]) == (BASE, 500.0)
-    assert found["sliding_window_pattern"] == 2
+    text_config = build_config(whole)["text_config"]
+    assert (text_config["rope_theta"], text_config["rope_local_base_freq"]) == (BASE, 500.0)
+    assert text_config["sliding_window_pattern"] == 2
     assert context_length(whole) == 512
 
 

@@ -32,16 +32,16 @@ def dense() -> LanguageModel:
 def test_every_weight_equals_the_packages_dequantization(dense: LanguageModel) -> None:
     from gguf_files import gguf_name
 
-    found = {gguf_name(k): np.asarray(v) for k, v in tree_flatten(dense.module.parameters())}
+    weights = {gguf_name(k): np.asarray(v) for k, v in tree_flatten(dense.module.parameters())}
     tensors = gguf.GGUFReader(resolve(NAME)).tensors
-    assert len(tensors) == len(found) == 272
+    assert len(tensors) == len(weights) == 272
     for tensor in tensors:
         expected = gguf.dequantize(tensor.data, tensor.tensor_type)
         if tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
             pairs = expected.reshape(-1, 32, 2, 576)  # heads of 64: 32 rotary pairs
             expected = np.concatenate([pairs[:, :, 0], pairs[:, :, 1]], axis=1).reshape(-1, 576)
         np.testing.assert_array_equal(
-            found[tensor.name], expected.reshape(found[tensor.name].shape)
+            weights[tensor.name], expected.reshape(weights[tensor.name].shape)
         )
 
 
@@ -49,8 +49,8 @@ def test_packed_and_dense_agree(dense: LanguageModel) -> None:
     packed = load_model(ModelConfig(model=NAME, dtype="float32"))
     assert packed.nbytes() < 0.25 * dense.nbytes()
     ids = mx.array([packed.tokenizer.encode("The capital of France is")])
-    ours, theirs = (np.asarray(m.module(ids)) for m in (packed, dense))
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    packed_logits, dense_logits = (np.asarray(m.module(ids)) for m in (packed, dense))
+    np.testing.assert_allclose(packed_logits, dense_logits, atol=1e-3)
 
 
 def test_it_answers(dense: LanguageModel) -> None:

@@ -73,11 +73,11 @@ def test_decoding_equals_reading_at_once(kind: str, tmp_path: Path) -> None:
     texts = [list(prompt[:-1]) for prompt in prompts]
     for count, unused in ((3, [0, 2, 1]), (7, [6, 0, 7]), (1, [0, 0, 1]), (4, [0, 0, 0])):
         new = np.random.default_rng(count).integers(1, 250, size=(3, count))
-        found = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
+        logits = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
         for row, text in enumerate(texts):
             text += new[row].tolist()
             alone = np.asarray(scorer.logits(mx.array([text])))[0, -count:]
-            np.testing.assert_allclose(found[row], alone, atol=5e-4)
+            np.testing.assert_allclose(logits[row], alone, atol=5e-4)
             del text[len(text) - unused[row] :]
         decoder.trim(np.array(unused))
 
@@ -87,10 +87,10 @@ def test_mlx_lms_own_caches_see_the_window_too(tmp_path: Path) -> None:
     decoder = MergedDecoder(scorer)
     prompts = [tuple(b"the quick brown fox"), tuple(b"ab")]
     decoder.prefill(prompts)
-    found = np.asarray(scorer.logits_of(decoder.hidden(mx.array([[7], [8]]))))[:, -1]
+    logits = np.asarray(scorer.logits_of(decoder.hidden(mx.array([[7], [8]]))))[:, -1]
     for row, token in ((0, 7), (1, 8)):
         text = mx.array([[*prompts[row][:-1], token]])
-        np.testing.assert_allclose(found[row], np.asarray(scorer.logits(text))[0, -1], atol=5e-4)
+        np.testing.assert_allclose(logits[row], np.asarray(scorer.logits(text))[0, -1], atol=5e-4)
 
 
 def test_the_update_sees_the_window_with_checkpointed_layers_too(tmp_path: Path) -> None:
