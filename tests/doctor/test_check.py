@@ -52,7 +52,7 @@ def test_an_exception_is_a_failure_and_the_others_still_run() -> None:
     heard: list[str] = []
     broken, skipped, last = run_checks(checks, heard.append)
     assert (broken.result, broken.reason) == (FAIL, "ValueError: first line")
-    assert (skipped.result, skipped.told) == (SKIPPED, "no compiler")
+    assert (skipped.result, skipped.measured) == (SKIPPED, "no compiler")
     assert last.result == PASS
     assert heard == ["broken", "broken", "fine"]
 

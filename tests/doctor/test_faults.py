@@ -31,7 +31,7 @@ def _few_rollouts(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_it_passes_here(check: Check) -> None:
     outcome = run_check(check)
-    assert outcome.result == PASS, outcome.told
+    assert outcome.result == PASS, outcome.measured
 
 
 def wrong_gradient(patch: Patch) -> None:
@@ -172,7 +172,7 @@ def test_without_a_compiler_the_compiled_step_is_skipped(monkeypatch: Patch) -> 
     monkeypatch.setattr(training, "can_compile", lambda: False)
     outcome = run_check(NAMED["compiled step"])
     assert outcome.result == SKIPPED
-    assert "g++" in outcome.told
+    assert "g++" in outcome.measured
 
 
 def test_bounds_follow_the_products_of_the_device(monkeypatch: Patch) -> None:

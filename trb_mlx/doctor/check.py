@@ -53,7 +53,7 @@ class Outcome:
     seconds: float
 
     @property
-    def told(self) -> str:
+    def measured(self) -> str:
         """Figures against bounds, or the reason, as one line."""
         return self.reason or "; ".join(str(finding) for finding in self.findings)
 

@@ -35,7 +35,7 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found: facts by name, advice, and one outcome a check."""
+    """The machine's facts by name, advice that follows from them, and one outcome a check."""
 
     facts: dict[str, Any]
     advice: list[str]
@@ -59,6 +59,6 @@ def examine(
     begun = time.perf_counter()
     prepare_backend()
     begin("the machine")
-    found = facts()
+    machine = facts()
     outcomes = list(run_checks(checks, begin))
-    return Examination(found, advice(found), outcomes, time.perf_counter() - begun)
+    return Examination(machine, advice(machine), outcomes, time.perf_counter() - begun)

@@ -50,7 +50,7 @@ def facts() -> dict[str, Any]:
     Sizes are in GiB, speed in GFLOP/s; a limit that only Metal has is left out elsewhere.
     """
     info = mx.device_info()
-    found: dict[str, Any] = {
+    known: dict[str, Any] = {
         "back end": back_end(),
         "device": str(mx.default_device()),
         "chip": str(info.get("device_name") or platform.processor() or platform.machine()),
@@ -61,35 +61,35 @@ def facts() -> dict[str, Any]:
         "trb-mlx": __version__,
         "mlx": version("mlx"),
         "mlx-lm": version("mlx-lm"),
-        "memory (GiB)": _gib(machine_memory()),
+        "memory (GiB)": round(machine_memory() / 2**30, 1),
     }
     limit = info.get("max_recommended_working_set_size")
     if limit:
-        found["recommended working set (GiB)"] = _gib(int(limit))
-    found["float32 products (GFLOP/s)"] = round(matmul_gflops(), 1)
-    found["rounding of float32 products"] = float(f"{product_rounding():.2g}")
-    found["C++ compiler"] = "g++" if shutil.which("g++") else "none"
-    return found
+        known["recommended working set (GiB)"] = round(int(limit) / 2**30, 1)
+    known["float32 products (GFLOP/s)"] = round(matmul_gflops(), 1)
+    known["rounding of float32 products"] = float(f"{product_rounding():.2g}")
+    known["C++ compiler"] = "g++" if shutil.which("g++") else "none"
+    return known
 
 
-def advice(found: Mapping[str, Any]) -> list[str]:
+def advice(known: Mapping[str, Any]) -> list[str]:
     """What would make this machine train faster or hold more, from its `facts`."""
-    on_cpu = found["back end"] == "CPU"
-    told = []
-    if on_cpu and sys.platform == "linux" and found["float32 products (GFLOP/s)"] < SLOW_GFLOPS:
-        told.append(_blas_advice(found["float32 products (GFLOP/s)"]))
-    if on_cpu and found["C++ compiler"] == "none":
-        told.append(
+    on_cpu = known["back end"] == "CPU"
+    lines = []
+    if on_cpu and sys.platform == "linux" and known["float32 products (GFLOP/s)"] < SLOW_GFLOPS:
+        lines.append(_blas_advice(known["float32 products (GFLOP/s)"]))
+    if on_cpu and known["C++ compiler"] == "none":
+        lines.append(
             "No C++ compiler (g++): training works without one; train.compile: on does not."
         )
-    limit = found.get("recommended working set (GiB)")
-    if found["back end"] == "Metal" and limit:
-        told.append(
+    limit = known.get("recommended working set (GiB)")
+    if known["back end"] == "Metal" and limit:
+        lines.append(
             f"Both models, caches and activations should stay below {limit} GiB. On macOS 15 and "
             "later, `sudo sysctl iogpu.wired_limit_mb=N` raises that until the next restart; "
-            f"choose N well below the {found['memory (GiB)']} GiB of the machine."
+            f"choose N well below the {known['memory (GiB)']} GiB of the machine."
         )
-    return told
+    return lines
 
 
 def _blas_advice(speed: float) -> str:
@@ -102,7 +102,3 @@ def _blas_advice(speed: float) -> str:
         f"{speed} GFLOP/s is slow for float32 products, as MLX's Linux wheel is by itself: "
         f"{have}start with {preload}"
     )
-
-
-def _gib(size: int) -> float:
-    return round(size / 2**30, 1)

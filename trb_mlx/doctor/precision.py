@@ -19,10 +19,10 @@ def product_rounding() -> float:
     (TF32), which leaves about 1e-4.
     """
     one, other = np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
-    found = np.asarray(mx.array(one) @ mx.array(other))
+    product = np.asarray(mx.array(one) @ mx.array(other))
     one, other = one.astype(np.float64), other.astype(np.float64)
     sizes = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=0)
-    return float((np.abs(found - one @ other) / sizes).max())
+    return float((np.abs(product - one @ other) / sizes).max())
 
 
 def bound(fine: float, coarse: float) -> float:

@@ -54,7 +54,7 @@ def chi_square_p(counts: np.ndarray, probabilities: np.ndarray) -> float:
     return float(chi2.sf(((seen - hoped) ** 2 / hoped).sum(), len(seen) - 1))
 
 
-def gap(found: object, expected: object) -> float:
+def gap(measured: object, expected: object) -> float:
     """The largest difference of two arrays, relative to the largest expected value or 1."""
-    one, other = (np.asarray(x, dtype=np.float64) for x in (found, expected))
+    one, other = (np.asarray(x, dtype=np.float64) for x in (measured, expected))
     return float(np.abs(one - other).max() / max(1.0, np.abs(other).max()))

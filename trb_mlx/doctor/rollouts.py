@@ -69,12 +69,12 @@ def _read(
 ) -> float:
     """Let every row read `count` tokens more; the largest distance from reading alone."""
     new = rng.integers(1, scorer.merge.size, size=(len(texts), count))
-    found = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
+    batched = np.asarray(scorer.logits_of(decoder.hidden(mx.array(new))))
     gaps = []
     for row, text in enumerate(texts):
         text += new[row].tolist()
         alone = np.asarray(scorer.logits(mx.array([text])))[0, -count:]
-        both = (np.exp(reference.normalize(logits)) for logits in (found[row], alone))
+        both = (np.exp(reference.normalize(logits)) for logits in (batched[row], alone))
         gaps.append(0.5 * np.abs(np.subtract(*both)).sum(-1).max())
     return float(max(gaps))
 

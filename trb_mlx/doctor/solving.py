@@ -33,8 +33,9 @@ def _budget_shares(vocab: int, rows: int) -> Iterator[np.ndarray]:
     for budget in BUDGETS:
         logits = _language_rows(rng, rows, vocab)
         raised = logits + rng.normal(size=logits.shape).astype(np.float32) * 2.0
-        ours, theirs = (log_softmax(mx.array(x)) for x in (logits, raised))
-        weight = np.asarray(solve_blend_weight(ours, theirs, budget)).astype(np.float64)
+        student_logprobs, teacher_logprobs = (log_softmax(mx.array(x)) for x in (logits, raised))
+        solved = solve_blend_weight(student_logprobs, teacher_logprobs, budget)
+        weight = np.asarray(solved).astype(np.float64)
         student, teacher = reference.normalize(logits), reference.normalize(raised)
         assert (reference.kl(teacher, student) > budget).all()
         blended = reference.blend(student, teacher, weight)

@@ -51,23 +51,23 @@ def compiled_step() -> Sequence[Finding]:
 def checkpoint() -> Sequence[Finding]:
     """Adapters and optimizer through files, and the update after them."""
     rollout = _rollout(tiny_pair(VOCAB, SHARPNESS))
-    going, resumed = (_stepper(tiny_pair(VOCAB, SHARPNESS), "off") for _ in range(2))
-    going.update(rollout, RATE)
+    straight, resumed = (_stepper(tiny_pair(VOCAB, SHARPNESS), "off") for _ in range(2))
+    straight.update(rollout, RATE)
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), going.module, going.optimizer, TrainingState(1), keep=1)
+        save_checkpoint(Path(folder), straight.module, straight.optimizer, TrainingState(1), keep=1)
         path = checkpoints(Path(folder))[-1]
         load_checkpoint(path, resumed.module, resumed.optimizer)
-    read = _unequal(_adapters(going), _adapters(resumed)) + _unequal(
-        _moments(going), _moments(resumed)
+    read = _unequal(_adapters(straight), _adapters(resumed)) + _unequal(
+        _moments(straight), _moments(resumed)
     )
-    start = _adapters(going)
-    for stepper in (going, resumed):
+    start = _adapters(straight)
+    for stepper in (straight, resumed):
         stepper.update(rollout, RATE)
     # A GPU may add up in another order the second time.
     limit = 0.0 if mx.default_device() == mx.Device(mx.cpu) else 1e-2
     return (
         Finding("arrays that differ", float(read), 0.0),
-        Finding("resumed update differs by", _distance(start, going, resumed), limit),
+        Finding("resumed update differs by", _distance(start, straight, resumed), limit),
     )
 
 
@@ -118,7 +118,7 @@ def _moments(stepper: Stepper) -> Arrays:
 
 
 def _unequal(one: Arrays, other: Arrays) -> int:
-    """How many arrays of either are missing or other in the other."""
+    """How many arrays of either are missing or differ in the other."""
     names = one.keys() | other.keys()
     missing = np.zeros(0)
     return sum(
@@ -127,9 +127,9 @@ def _unequal(one: Arrays, other: Arrays) -> int:
 
 
 def _distance(start: Arrays, stepper: Stepper, other: Stepper) -> float:
-    """How far two students are apart, relative to how far the first has moved."""
+    """The distance of two students, relative to how far the first has moved."""
     one, two = _adapters(stepper), _adapters(other)
-    apart, moved = (
+    distance, moved = (
         sum(float(((one[name] - x[name]) ** 2).sum()) for name in one) for x in (two, start)
     )
-    return float(np.sqrt(apart / moved))
+    return float(np.sqrt(distance / moved))
