@@ -53,11 +53,11 @@ def refused(folder: Path, expected: str) -> None:
 
 
 def test_both_formats_hold_the_same_adapter(exported: dict[str, Path]) -> None:
-    theirs, ours = (read_adapter(exported[kind]) for kind in ("peft", "mlx-lm"))
-    assert (theirs.rank, theirs.scale, theirs.dora) == (ours.rank, ours.scale, ours.dora)
-    assert theirs.modules == ours.modules
-    for name, array in ours.arrays.items():
-        assert bool((theirs.arrays[name] == array).all())
+    peft, mlx_lm = (read_adapter(exported[kind]) for kind in ("peft", "mlx-lm"))
+    assert (peft.rank, peft.scale, peft.dora) == (mlx_lm.rank, mlx_lm.scale, mlx_lm.dora)
+    assert peft.modules == mlx_lm.modules
+    for name, array in mlx_lm.arrays.items():
+        assert bool((peft.arrays[name] == array).all())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def config(model: Path, adapter: Path, *changes: tuple[str, Any]) -> Config:
     return load_config(None, [*given, ("student.adapter", str(adapter)), *changes])
 
 
-def started(model: Path, adapter: Path, *changes: tuple[str, Any]) -> tuple[LanguageModel, Config]:
+def load_student(
+    model: Path, adapter: Path, *changes: tuple[str, Any]
+) -> tuple[LanguageModel, Config]:
     resolved = with_initial_lora(config(model, adapter, *changes))
     student = load_model(resolved.student)
     add_initial_adapter(student.module, resolved)
@@ -52,7 +54,7 @@ def test_export_import_export_gives_the_same_bytes(
 ) -> None:
     before = make_run(tmp_path / "run", str(folders[0]), changes)
     first = export(tmp_path / "run", form).path
-    student, resolved = started(folders[0], first)
+    student, resolved = load_student(folders[0], first)
     np.testing.assert_array_equal(np.asarray(student.module(IDS)), np.asarray(before.module(IDS)))
     again = RunFolder(tmp_path / "again", tmp_path / "again/adapters")
     again.path.mkdir()
@@ -69,7 +71,7 @@ def test_export_import_export_gives_the_same_bytes(
 
 def test_only_adapters_are_trained(folders: tuple[Path, Path], tmp_path: Path) -> None:
     make_run(tmp_path / "run", str(folders[0]))
-    student, _ = started(folders[0], tmp_path / "run/adapters")
+    student, _ = load_student(folders[0], tmp_path / "run/adapters")
     names = {
         name.rpartition(".")[2] for name, _ in tree_flatten(student.module.trainable_parameters())
     }
@@ -94,7 +96,7 @@ def test_the_lora_section_comes_from_the_adapter(
     ("key", "value"),
     [("rank", 8), ("scale", 1.0), ("dora", True), ("num_layers", 1), ("keys", ["mlp.up_proj"])],
 )
-def test_a_conflict_with_the_lora_section_is_told(
+def test_a_conflict_with_the_lora_section_is_one_sentence(
     folders: tuple[Path, Path], tmp_path: Path, key: str, value: Any
 ) -> None:
     make_run(tmp_path / "run", str(folders[0]), [("lora.keys", ["self_attn.q_proj"])])
@@ -131,5 +133,5 @@ def test_an_adapter_of_another_base_is_refused(
     adapter = export(tmp_path / "run", form).path
     other = make_model(tmp_path / "other", **changes)
     with pytest.raises(UserError, match="is of another base than") as caught:
-        started(other, adapter)
+        load_student(other, adapter)
     assert "\n" not in str(caught.value)

@@ -34,25 +34,25 @@ def trained(pair: Pair, dora: bool = False) -> Stepper:
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_mlx_lm_loads_our_adapters(
+def test_mlx_lm_loads_saved_adapters(
     pair: Pair, folders: tuple[Path, Path], tmp_path: Path, dora: bool
 ) -> None:
     stepper = trained(pair, dora)
     config = adapter_config(stepper.module, LoraConfig(rank=4, dora=dora), "s", [256, 258])
     save_adapters(tmp_path, stepper.module, config, 7)
     assert snapshot(tmp_path, 7).name == "0000007_adapters.safetensors"
-    theirs, _ = mlx_lm_load(str(folders[0]), adapter_path=str(tmp_path))
-    ours = np.asarray(stepper.module(IDS))
-    np.testing.assert_allclose(np.asarray(theirs(IDS)), ours, atol=1e-5)
+    loaded, _ = mlx_lm_load(str(folders[0]), adapter_path=str(tmp_path))
+    expected = np.asarray(stepper.module(IDS))
+    np.testing.assert_allclose(np.asarray(loaded(IDS)), expected, atol=1e-5)
     model = load_model(ModelConfig(model=str(folders[0])))
     assert load_adapter(model, tmp_path, snapshot(tmp_path, 7)) == [256, 258]
-    np.testing.assert_allclose(np.asarray(model.module(IDS)), ours, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(model.module(IDS)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "damage", ["absent", "other base", "truncated", "not json", "not finite", "a matrix less"]
 )
-def test_a_bad_adapter_is_told(
+def test_a_bad_adapter_is_one_sentence(
     pair: Pair, folders: tuple[Path, Path], tmp_path: Path, damage: str
 ) -> None:
     folder = tmp_path / "adapters"
@@ -138,7 +138,7 @@ def test_checkpoints_come_back_bit_for_bit_and_old_ones_go(pair: Pair, tmp_path:
         np.testing.assert_array_equal(np.array(value), state[name])
 
 
-def test_a_damaged_checkpoint_is_told(pair: Pair, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_one_sentence(pair: Pair, tmp_path: Path) -> None:
     stepper = trained(pair)
     save_checkpoint(tmp_path, stepper.module, stepper.optimizer, TrainingState(4), keep=1)
     path = checkpoints(tmp_path)[0]

@@ -59,8 +59,8 @@ def test_mlx_lm_loads_its_folder(folders: tuple[Path, Path], run: Path, dora: bo
     student = make_run(run, str(folders[0]), [("lora.dora", dora)])
     done = export(run, "mlx-lm")
     assert done.path == run / "export/mlx-lm"
-    theirs, _ = mlx_lm_load(str(folders[0]), adapter_path=str(done.path))
-    np.testing.assert_allclose(np.asarray(theirs(IDS)), np.asarray(student.module(IDS)), atol=1e-5)
+    loaded, _ = mlx_lm_load(str(folders[0]), adapter_path=str(done.path))
+    np.testing.assert_allclose(np.asarray(loaded(IDS)), np.asarray(student.module(IDS)), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -77,8 +77,8 @@ def test_merged_is_the_trained_student(
     merged, tokenizer = mlx_lm_load(str(done.path))
     assert merged.layers[0].mlp.up_proj.weight.dtype == getattr(mx, dtype)
     assert "quantization" not in json.loads((done.path / "config.json").read_text())
-    expected, found = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
-    np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.1)
+    expected, logits = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 if dtype == "float32" else 0.1)
     assert tokenizer.encode("a b") == student.tokenizer.encode("a b")
 
 
@@ -91,8 +91,8 @@ def test_students_of_small_floats_are_merged_in_their_own_type(
     student = make_run(run, str(model), [("student.dtype", dtype)])
     merged, _ = mlx_lm_load(str(export(run, "merged").path))
     assert merged.layers[0].mlp.up_proj.weight.dtype == getattr(mx, dtype)
-    expected, found = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
-    np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.1)
+    expected, logits = (np.asarray(m(IDS).astype(mx.float32)) for m in (student.module, merged))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 if dtype == "float32" else 0.1)
 
 
 def test_tokenizers_open_in_either_transformers(tmp_path: Path, run: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no config", "no adapters", "not finite"])
-def test_a_damaged_run_is_told(folders: tuple[Path, Path], run: Path, damage: str) -> None:
+def test_a_damaged_run_is_one_sentence(folders: tuple[Path, Path], run: Path, damage: str) -> None:
     make_run(run, str(folders[0]))
     weights = run / "adapters/adapters.safetensors"
     if damage == "truncated":
@@ -295,7 +295,7 @@ def test_a_damaged_run_is_told(folders: tuple[Path, Path], run: Path, damage: st
     assert not (run / "export").exists()
 
 
-def test_only_our_own_exports_are_replaced(folders: tuple[Path, Path], run: Path) -> None:
+def test_only_exports_are_replaced(folders: tuple[Path, Path], run: Path) -> None:
     make_run(run, str(folders[0]))
     done = export(run, "peft", checkpoint="2")
     before = (done.path / "adapter_model.safetensors").read_bytes()

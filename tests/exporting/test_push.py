@@ -19,8 +19,8 @@ PUSH = ["--to", "merged", "--push", "owner/name"]
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with serving() as found:
-        yield found
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def start(hub: Hub, run: Path, tmp_path: Path) -> Start:
     """`trb-mlx export RUN ...` against the stand-in, with or without a token."""
 
-    def begin(*args: str, token: str | None = TOKEN) -> subprocess.Popen[str]:
+    def start_export(*args: str, token: str | None = TOKEN) -> subprocess.Popen[str]:
         # A shell's background job ignores SIGINT, and so would a child of these tests there.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         home = tmp_path / "home"
@@ -50,7 +50,7 @@ def start(hub: Hub, run: Path, tmp_path: Path) -> Start:
             text=True,
         )
 
-    return begin
+    return start_export
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -81,7 +81,7 @@ def test_public_is_asked_for(start: Start, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "hf_" + "wrong" * 6])
-def test_a_missing_or_wrong_token_is_told(
+def test_a_missing_or_wrong_token_is_one_sentence(
     start: Start, hub: Hub, run: Path, token: str | None
 ) -> None:
     code, _, errors = ended(start(*PUSH, token=token))
@@ -102,7 +102,7 @@ def test_a_missing_or_wrong_token_is_told(
         ("/commit/", 501, "the Hub answered 501"),  # 500 is tried again for half a minute
     ],
 )
-def test_a_failing_hub_is_told(
+def test_a_failing_hub_is_one_sentence(
     start: Start, hub: Hub, run: Path, part: str, status: int, expected: str
 ) -> None:
     hub.failing[part] = status
@@ -115,7 +115,7 @@ def test_a_failing_hub_is_told(
     assert all((run / "export/merged" / name).exists() for name in marker["files"])
 
 
-def test_an_interrupted_push_is_told(start: Start, hub: Hub, run: Path) -> None:
+def test_an_interrupted_push_is_one_sentence(start: Start, hub: Hub, run: Path) -> None:
     hub.hanging = "/commit/"
     process = start(*PUSH)
     assert hub.reached.wait(120)

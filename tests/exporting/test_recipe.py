@@ -38,7 +38,7 @@ def test_verl_reads_the_overrides_from_valid_shell(run: Path) -> None:
     assert path == run / "export/verl/distill.sh"
     text = path.read_text().replace("python3 -m verl.trainer.main_ppo", "printf '%s\\n'")
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True)
-    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    overrides = dict(line.split("=", 1) for line in done.stdout.splitlines())
     expected = {
         "data.train_batch_size": "10",
         "data.max_response_length": "96",
@@ -55,7 +55,7 @@ def test_verl_reads_the_overrides_from_valid_shell(run: Path) -> None:
         "trainer.total_training_steps": "40",
         "trainer.experiment_name": "my run",
     }
-    assert {key: found[key] for key in expected} == expected
+    assert {key: overrides[key] for key in expected} == expected
     assert "behavior (TRB, ε 0.05 annealed to 0 over 50 steps): there the student alone" in text
 
 
@@ -77,7 +77,7 @@ def test_trl_gets_a_valid_script(run: Path) -> None:
     assert "ε 0.05 annealed" in (ast.get_docstring(tree) or "")
 
 
-def test_mistakes_are_told(run: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--recipe verll is not known; did you mean verl\?"):
         write_recipe(str(run), "verll", None)
     with pytest.raises(UserError, match="is no run folder"):

@@ -16,7 +16,7 @@ from trb_mlx.models.lora import add_lora
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """An adapter folder of PEFT's or mlx-lm's kind, told apart by its weights file.
+    """An adapter folder of PEFT's or mlx-lm's kind, by the weights file that it holds.
 
     Raises:
         UserError: it is neither, or it cannot be used.

@@ -23,7 +23,7 @@ from trb_mlx.text import file_size
 @click.option("--base", help="The unquantized base: a Hub id or a folder.")
 @click.option("--quantize", metavar="BITS", type=int, help="Round a merged model.")
 @click.option("--group-size", type=int, help="Weights that share a scale (default: 64).")
-@click.option("--license", "licence", help="The licence that the card names (default: the base's).")
+@click.option("--license", help="The licence that the card names (default: the base's).")
 @click.option("--push", metavar="REPO", help="Upload to OWNER/NAME on the Hugging Face Hub.")
 @click.option("--public", is_flag=True, help="Make a new repository public.")
 @click.option("--dry-run", is_flag=True, help="List the files and their sizes; leave nothing.")
@@ -36,7 +36,7 @@ def export(
     base: str | None,
     quantize: int | None,
     group_size: int | None,
-    licence: str | None,
+    license: str | None,
     push: str | None,
     public: bool,
     dry_run: bool,
@@ -62,7 +62,7 @@ def export(
         base=base,
         quantize=quantize,
         group_size=group_size,
-        license=licence,
+        license=license,
         push=push,
         public=public,
     )

@@ -57,24 +57,24 @@ def is_portable(model: str) -> bool:
     return not Path(resolve(model)).is_file()
 
 
-def find_base(student: ModelConfig, given: str | None) -> Base:
+def find_base(student: ModelConfig, named: str | None) -> Base:
     """The unquantized base of a run's student.
 
     Args:
         student: the run's student.
-        given: `--base`, which wins.
+        named: `--base`, which wins.
 
     Raises:
         UserError: the base is quantized and its card names no original, or cannot be read.
     """
-    model, revision = (given, None) if given else (student.model, student.revision)
+    model, revision = (named, None) if named else (student.model, student.revision)
     if not is_portable(model):
         return Base(None, None, {}, _rounding_note(student))
     config = base_config(model, revision)
     if "quantization" not in config and "quantization_config" not in config:
         return Base(model, revision, config, _rounding_note(student))
-    if given:
-        raise UserError(f"--base {given} is quantized, expected the original.")
+    if named:
+        raise UserError(f"--base {named} is quantized, expected the original.")
     original = card_metadata(model, revision).get("base_model")
     if isinstance(original, list):
         original = original[0] if original else None
