@@ -114,7 +114,8 @@ def skd(config: BehaviorConfig) -> Behavior:
         probs, replaced = keep_or_replace(
             student, teacher, config.top_k, config.teacher_temperature
         )
-        return make_blend(student, mx.log(probs), replaced)
+        kl = kl_divergence(mx.log(probs), student.logprobs)
+        return Blend(probs, replaced, kl, total_variation(probs, student.probs))
 
     return Behavior("skd", lambda step: True, blend)
 
