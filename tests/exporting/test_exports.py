@@ -18,6 +18,8 @@ from tiny import make_model
 
 from trb_mlx.config import QuantizeConfig
 from trb_mlx.errors import RunError, UserError
+from trb_mlx.exporting.base import card_metadata
+from trb_mlx.exporting.hub import check_repo
 from trb_mlx.exporting.merged import quantize_config
 from trb_mlx.exporting.run import export
 
@@ -332,3 +334,28 @@ def test_quantize_options() -> None:
     for bits, group in ((7, None), (4, 48), (None, 64)):
         with pytest.raises(UserError, match="bits|--quantize"):
             quantize_config(bits, group)
+
+
+@pytest.mark.parametrize("repo", ["name", "a b/c", "a/b/c", "a/b--c", "a/b.git", "/b", "a/"])
+def test_a_name_that_the_hub_would_refuse_is_refused_before_the_export(repo: str) -> None:
+    check_repo("owner/My-model_1.5")
+    with pytest.raises(UserError, match="is no repository name, expected OWNER/NAME"):
+        check_repo(repo)
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: mit\n---\n# x\n", {"license": "mit"}),
+        ("---\r\nlicense: mit\r\n---\r\n", {"license": "mit"}),
+        ("# x\n", {}),
+        ("---\n- mit\n---\n", {}),
+        ("---\nlicense: [\n---\n", {}),
+    ],
+)
+def test_what_a_card_does_not_say_is_no_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], card: str, expected: dict[str, str]
+) -> None:
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert card_metadata(str(tmp_path)) == expected
+    assert capfd.readouterr() == ("", "")
