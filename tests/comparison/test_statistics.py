@@ -50,10 +50,10 @@ def outcome(variant: str, seed: int, score: float, held_out: float = 0.0) -> Out
     )
 
 
-def ends(found: Interval) -> tuple[float, float]:
-    assert found.low is not None
-    assert found.high is not None
-    return found.low, found.high
+def ends(interval: Interval) -> tuple[float, float]:
+    assert interval.low is not None
+    assert interval.high is not None
+    return interval.low, interval.high
 
 
 def scored(variant: str, seed: int, sums: Sequence[Score], prefix: str = "") -> Outcome:
@@ -142,10 +142,10 @@ def test_whoever_leads_it_is_said_what_is_not_decided() -> None:
     shifts = {0: 0.1, 1: -0.3, 2: 0.0}
     runs = [outcome("vanilla", seed, 0.0) for seed in shifts]
     runs += [outcome("trb", seed, shift) for seed, shift in shifts.items()]
-    told = verdict(SPEC, compare_methods(SPEC, runs))
-    assert "vanilla leads with" in told
-    assert "trb follows, -6.7 ±" in told
-    assert told.endswith("(the interval holds 0: not decided)")
+    sentence = verdict(SPEC, compare_methods(SPEC, runs))
+    assert "vanilla leads with" in sentence
+    assert "trb follows, -6.7 ±" in sentence
+    assert sentence.endswith("(the interval holds 0: not decided)")
     runs = [outcome("vanilla", 0, 0.2), outcome("trb", 0, 0.0)]
     assert "(one seed, no interval: not decided)" in verdict(SPEC, compare_methods(SPEC, runs))
 
@@ -184,9 +184,9 @@ def test_without_answers_the_curve_is_reverse_kl_and_less_is_better() -> None:
 
 
 def test_lines_become_scores_by_problem() -> None:
-    apart = {"tokens": 4.0, "reverse_kl": 2.0, "forward_kl": 1.0, "topk_overlap": 3.0}
+    sums = {"tokens": 4.0, "reverse_kl": 2.0, "forward_kl": 1.0, "topk_overlap": 3.0}
     line = {"key": "a", "rewards": [1, 0], "lengths": [2, 4], "stopped": [1, 1]}
-    found = problem_scores([line | {"distribution": apart}])
+    found = problem_scores([line | {"distribution": sums}])
     assert found["pass@1"] == {"a": Score(0.5)}
     assert found["reverse_kl"] == {"a": Score(2.0, 4.0)}
     assert found["truncated_fraction"] == {"a": Score(0.0)}

@@ -72,22 +72,22 @@ def test_the_bundled_pair_shows_what_the_paper_shows(tmp_path: Path) -> None:
     """Teacher-guided prefixes are worth more, and the sequence score tells right from wrong."""
     prepare_backend()
     config = small()
-    told: list[str] = []
-    found = diagnose(config, default_sizes(config, 24, [16]), told.append)
-    assert told[-1] == "continuations from 16 tokens"
-    assert [point.budget for point in found.budgets] == [0.0, 0.075, 0.3, 1.2]
-    means = [np.mean(point.teacher_logprob) for point in found.budgets]
+    lines: list[str] = []
+    diagnostics = diagnose(config, default_sizes(config, 24, [16]), lines.append)
+    assert lines[-1] == "continuations from 16 tokens"
+    assert [point.budget for point in diagnostics.budgets] == [0.0, 0.075, 0.3, 1.2]
+    means = [np.mean(point.teacher_logprob) for point in diagnostics.budgets]
     assert means == sorted(means)
-    for point in found.continuations:
+    for point in diagnostics.continuations:
         assert paired_gain(point.blended, point.vanilla).value > 0
-    student = found.budgets[1]
+    student = diagnostics.budgets[1]
     scores = np.array(student.teacher_logprob) - np.array(student.student_logprob)
     area = auroc(scores.tolist(), student.rewards)
     assert area is not None
     assert area.value > 0.9
-    assert len(found.excerpts) == 3
-    write_diagnostics(tmp_path / "d.json", found)
-    assert read_diagnostics(tmp_path / "d.json") == found
+    assert len(diagnostics.excerpts) == 3
+    write_diagnostics(tmp_path / "d.json", diagnostics)
+    assert read_diagnostics(tmp_path / "d.json") == diagnostics
 
 
 def test_sizes_have_defaults_and_bounds() -> None:

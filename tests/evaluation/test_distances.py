@@ -28,32 +28,32 @@ def logprobs(pair: Pair, rollout: Rollout, row: int) -> list[np.ndarray]:
     """Both models' float64 log-probs `[T, V]` at the positions of one row."""
     prompt = rollout.jobs[row].prompt.tokens
     ids = mx.array([[*prompt, *rollout.response(row)]])[:, :-1]
-    found = []
+    logprobs = []
     for scorer in (pair.student, pair.teacher):
         values = np.asarray(scorer.logits(ids), np.float64)[0, len(prompt) - 1 :]
         peak = values.max(-1, keepdims=True)
-        found.append(values - peak - np.log(np.exp(values - peak).sum(-1, keepdims=True)))
-    return found
+        logprobs.append(values - peak - np.log(np.exp(values - peak).sum(-1, keepdims=True)))
+    return logprobs
 
 
 def test_every_sum_is_its_definition(pair: Pair, rollout: Rollout) -> None:
-    found = distance_sums(pair, rollout, 3, support=5)
+    sums = distance_sums(pair, rollout, 3, support=5)
     for row in range(4):
         student, teacher = logprobs(pair, rollout, row)
         seen = np.isfinite(student)
         gap = np.where(seen, student, 0.0) - np.where(seen, teacher, 0.0)
         tops = [np.argsort(-side, axis=-1)[:, :5] for side in (student, teacher)]
         shared = [len(set(a) & set(b)) / 5 for a, b in zip(*tops, strict=True)]
-        p, q = np.exp(student), np.exp(teacher)
+        student_probs, teacher_probs = np.exp(student), np.exp(teacher)
         expected = {
-            "reverse_kl": (p * gap).sum(),
-            "forward_kl": -(q * gap).sum(),
+            "reverse_kl": (student_probs * gap).sum(),
+            "forward_kl": -(teacher_probs * gap).sum(),
             "topk_overlap": sum(shared),
-            "student_entropy": -(p * np.where(seen, student, 0.0)).sum(),
-            "teacher_entropy": -(q * np.where(seen, teacher, 0.0)).sum(),
+            "student_entropy": -(student_probs * np.where(seen, student, 0.0)).sum(),
+            "teacher_entropy": -(teacher_probs * np.where(seen, teacher, 0.0)).sum(),
         }
         for name in NAMES:
-            assert found[name][row] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
+            assert sums[name][row] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
 
 
 def test_long_texts_go_in_pieces(
@@ -76,8 +76,11 @@ def test_the_mean_over_response_tokens(pair: Pair, monkeypatch: pytest.MonkeyPat
     for packed in pack_rollout(rollout, 8):
         student, teacher = (np.float64(packed.pick(s.logits(packed.ids))) for s in scorers)
         with np.errstate(invalid="ignore"):
-            p, q = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in (student, teacher))
-            terms = np.where(np.exp(p) > 0, np.exp(p) * (p - q), 0.0)
+            student, teacher = (
+                logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+                for logits in (student, teacher)
+            )
+            terms = np.where(np.exp(student) > 0, np.exp(student) * (student - teacher), 0.0)
         sums += terms.sum(-1).tolist()
     assert len(sums) == rollout.lengths.sum()
     expected = pytest.approx(float(np.mean(sums)), rel=1e-4)
@@ -95,6 +98,6 @@ def test_it_agrees_with_the_evaluation_during_training(pair: Pair, rollout: Roll
 
 
 def test_a_model_is_no_distance_from_itself(pair: Pair, rollout: Rollout) -> None:
-    found = distance_sums(Pair(pair.student, pair.student), rollout, 4, support=5)
-    np.testing.assert_allclose(found["reverse_kl"], 0.0, atol=1e-6)
-    np.testing.assert_allclose(found["topk_overlap"], rollout.lengths)
+    sums = distance_sums(Pair(pair.student, pair.student), rollout, 4, support=5)
+    np.testing.assert_allclose(sums["reverse_kl"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(sums["topk_overlap"], rollout.lengths)

@@ -49,15 +49,15 @@ def test_the_bootstrap_covers_at_its_nominal_level(
 def test_bca_covers_more_than_percentiles_where_scores_are_skewed() -> None:
     """The reason for BCa: hard sets of few problems (AIME), most of them never solved."""
     generator = np.random.default_rng(3)
-    ours = plain = 0
+    bca = plain = 0
     for _ in range(TRIALS):
         values = scores(generator, (0.3, 3.0), 30)
-        ours += covers(bootstrap_mean(values), 0.3 / 3.3)
+        bca += covers(bootstrap_mean(values), 0.3 / 3.3)
         means = generator.choice(values, (1000, 30)).mean(-1)
         low, high = np.quantile(means, [0.025, 0.975])
         plain += bool(low <= 0.3 / 3.3 <= high)
-    assert ours > plain
-    assert ours / TRIALS >= 0.89
+    assert bca > plain
+    assert bca / TRIALS >= 0.89
 
 
 def test_a_ratio_is_of_sums_and_its_interval_resamples_problems() -> None:

@@ -88,13 +88,13 @@ def test_a_hung_verification_never_hangs_the_run(
         return ["\\boxed{x+1}"] * 4
 
     monkeypatch.setattr("trb_mlx.evaluation.evaluator.response_texts", algebra)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     prompts = [Prompt(i, f"p{i}", (40, 41), "1+x") for i in range(2)]
     with Verifier(timeout_s=0.3, script=script) as verifier:
         lines = run_task(replace(task, prompts=prompts), None, verifier, lambda done: None)
         assert verifier.timeouts == 4
     assert [line["rewards"] for line in lines] == [[0, 0], [0, 0]]
-    assert time.perf_counter() - begun < 60
+    assert time.perf_counter() - start < 60
 
 
 def line(rewards: Sequence[int] | None, lengths: Sequence[int], stopped: Sequence[int]) -> Line:

@@ -91,12 +91,12 @@ def finish_runs(
     if left and not checked:
         check_problems(spec, runs[0])
     if jobs > 1 and len(left) > 1:
-        commands = {run: ["compare", name, "--only", run] for run in left}
+        commands = {each: ["compare", name, "--only", each] for each in left}
         run_side_by_side(
             commands,
             jobs,
             root / "logs",
-            lambda run: say(_summary(spec, run, read_outcome(spec, left[run]))),
+            lambda each: say(_summary(spec, each, read_outcome(spec, left[each]))),
         )
     teacher = None
     if spec.share_teacher and left and jobs == 1:  # training never changes it

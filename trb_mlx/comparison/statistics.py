@@ -102,7 +102,8 @@ def _set_differences(row: Row, pairs: Sequence[tuple[Outcome, Outcome]]) -> None
         if all(name in other.metrics for _, other in pairs):
             gaps = [run.metrics[name] - other.metrics[name] for run, other in pairs]
             row.difference[name] = t_interval(gaps)
-        interval = _over_problems(pairs, *name.split(".", 1))
+        checkpoint, metric = name.split(".", 1)
+        interval = _over_problems(pairs, checkpoint, metric)
         if interval is not None:
             row.over_problems[name] = interval
 

@@ -115,7 +115,7 @@ def read_diagnostics(path: Path) -> Diagnostics | None:
         ) from error
 
 
-def write_diagnostics(path: Path, found: Diagnostics) -> None:
+def write_diagnostics(path: Path, diagnostics: Diagnostics) -> None:
     """Keep it beside the run."""
     with replacing(path) as draft:
-        draft.write_text(found.model_dump_json() + "\n", encoding="utf-8")
+        draft.write_text(diagnostics.model_dump_json() + "\n", encoding="utf-8")

@@ -67,7 +67,7 @@ class ResultFolder:
         return lines
 
     def rewrite(self, lines: Sequence[Line]) -> None:
-        """Replace the finished problems, before going on behind them."""
+        """Replace the finished problems, before more are appended."""
         with disk_errors(str(self._lines)):
             write_lines(self._lines, lines)
 

@@ -38,7 +38,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a run or a model on held-out problems.
 
-    The same call again goes on where an interrupted one stopped, or gives what it found.
+    The same call again resumes an interrupted one, or gives the result of a finished one.
 
     >>> result = evaluate("bundled:arithmetic-teacher", "arithmetic",
     ...                   overrides={"eval.prompts": 4, "eval.max_tokens": 48})
