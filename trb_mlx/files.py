@@ -19,6 +19,9 @@ from trb_mlx.errors import RunError, UserError, reading
 
 # macOS has it, since fsync does not flush the drive's cache there.
 FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+_LARGEST = int(sys.float_info.max)
+# What others may take for a line's end, and halves of surrogate pairs, which UTF-8 cannot hold.
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 @contextmanager
@@ -141,9 +144,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         *whole, last = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    lines = [_parsed(text, f"{path}:{at}") for at, text in enumerate(whole, 1) if text.strip()]
+    lines = [
+        _parse_object(text, f"{path}:{at}") for at, text in enumerate(whole, 1) if text.strip()
+    ]
     try:
-        return [*lines, _parsed(last, str(path))]
+        return [*lines, _parse_object(last, str(path))]
     except UserError:
         return lines
 
@@ -198,13 +203,9 @@ def json_text(value: Any, indent: int | None = 2) -> str:
 
 
 def json_line(value: Mapping[str, Any]) -> str:
-    """An object as one line of JSON; numbers that are not finite become null.
-
-    What others may take for a line's end (U+0085, U+2028, U+2029) and halves of surrogate
-    pairs, which UTF-8 cannot hold, are escaped.
-    """
+    """An object as one line of JSON; numbers that are not finite become null."""
     text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def finite(value: Any) -> Any:
@@ -218,9 +219,6 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, int) and abs(value) > _LARGEST else value
 
 
-_LARGEST = int(sys.float_info.max)
-
-
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
@@ -232,10 +230,7 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-
-
-def _parsed(text: bytes, where: str) -> dict[str, Any]:
+def _parse_object(text: bytes, where: str) -> dict[str, Any]:
     with reading(where):
         value = finite(json.loads(text.decode("utf-8")))
     if not isinstance(value, dict):

@@ -69,16 +69,16 @@ def describe_behavior(config: Config) -> str:
     """Who draws the tokens, with the keys that this kind reads and no others."""
     behavior = config.behavior
     over = f"over {behavior.warmup_steps} steps"
-    fresh = behavior.teacher_temperature
+    temperature = behavior.teacher_temperature
     words = {
         "trb": f"TRB, ε {behavior.budget:g} annealed to 0 {over}",
         "fixed": f"fixed-ε blending, ε {behavior.budget:g} throughout",
         "vanilla": "vanilla, the student alone",
         "skd": f"SKD, the teacher's top {behavior.top_k}"
-        + (f" at temperature {fresh:g}" if fresh != 1.0 else ""),
+        + (f" at temperature {temperature:g}" if temperature != 1.0 else ""),
         "temperature": f"temperature warm-up from {behavior.start_temperature:g} {over}",
     }
-    own = ", ".join([behavior.kind, *(f"{key} {it}" for key, it in behavior.options.items())])
+    own = ", ".join([behavior.kind, *(f"{key} {value}" for key, value in behavior.options.items())])
     return words.get(behavior.kind, own)
 
 

@@ -20,9 +20,9 @@ class RunConsole(Console):
     def on_broken_pipe(self) -> None:
         """Print no more, where rich would end the process."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())  # takes what is still buffered
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self.file.fileno())  # takes what is still buffered
+        os.close(devnull)
 
 
 def say(console: Console, line: str, wrap: bool = True) -> None:

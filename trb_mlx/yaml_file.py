@@ -31,7 +31,7 @@ _TAGS = {
 # The most values that aliases may multiply a file to.
 LARGEST = 100_000
 
-Lines = Mapping[tuple[str | int, ...], int]
+Lines = dict[tuple[str | int, ...], int]
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _load(text: str, where: str) -> tuple[Any, Lines]:
                 return None, {}
             if _size(node, {}) > LARGEST:
                 raise UserError(f"{where} grows beyond {LARGEST:,} values through its aliases.")
-            lines: dict[tuple[str | int, ...], int] = {}
+            lines: Lines = {}
             _find_lines(node, (), lines)
             return loader.construct_document(node), lines
         except yaml.YAMLError as error:
@@ -178,19 +178,16 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
     """Values below a node, counted at every place that an alias puts them; inf in a circle."""
     if id(node) not in known:
         known[id(node)] = float("inf")  # until it is counted, so that a circle ends
-        known[id(node)] = 1 + sum(_size(child, known) for child in _children(node))
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
     return known[id(node)]
 
 
-def _children(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [child for pair in node.value for child in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
-
-
-def _find_lines(
-    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]
-) -> None:
+def _find_lines(node: yaml.Node, path: tuple[str | int, ...], lines: Lines) -> None:
     pairs: list[tuple[str | int, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):
         pairs = [(str(key.value), key, value) for key, value in node.value]

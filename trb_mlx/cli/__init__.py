@@ -61,8 +61,9 @@ class Commands(click.Group):
         """A command by its name."""
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"trb_mlx.cli.{cmd_name}"), COMMANDS[cmd_name])
-        return found
+        module = import_module(f"trb_mlx.cli.{cmd_name}")
+        command: click.Command = getattr(module, COMMANDS[cmd_name])
+        return command
 
 
 @click.group(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from trb_mlx.cli.failures import going_on
+from trb_mlx.cli.failures import resumable
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
 from trb_mlx.errors import UserError, did_you_mean
 
@@ -34,7 +34,7 @@ def compare(spec: str, dry_run: bool, jobs: int, only: str | None) -> None:
     from trb_mlx.comparison.run import finish_runs
     from trb_mlx.comparison.table import notes, terminal_table
 
-    with going_on():
+    with resumable():
         if only is not None:
             finish_runs(chosen, runs, root, spec, jobs, click.echo, checked=True)
             return

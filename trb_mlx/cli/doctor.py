@@ -24,12 +24,12 @@ def doctor(as_json: bool, plain: bool) -> None:
     from trb_mlx.doctor.examination import examine
 
     with Console(stderr=True).status("looking at the machine") as status:
-        found = examine(begin=lambda name: status.update(f"checking: {name}"))
+        examination = examine(begin=lambda name: status.update(f"checking: {name}"))
     if as_json:
-        click.echo(json_text(table.as_json(found)))
+        click.echo(json_text(table.as_json(examination)))
     elif plain:
-        click.echo(table.as_text(found))
+        click.echo(table.as_text(examination))
     else:
-        Console().print(table.as_table(found))
-    if found.failed:
+        Console().print(table.as_table(examination))
+    if examination.failed:
         click.get_current_context().exit(1)

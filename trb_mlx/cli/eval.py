@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from trb_mlx.cli.failures import going_on
+from trb_mlx.cli.failures import resumable
 from trb_mlx.config_file import parse_override
 from trb_mlx.data.benchmarks import BENCHMARKS
 from trb_mlx.errors import UserError
@@ -90,7 +90,7 @@ def evaluate(
     overrides |= dict(parse_override(text) for text in settings)
     from trb_mlx.evaluation.run import evaluate as measure  # slow to import
 
-    with going_on():
+    with resumable():
         result = measure(
             target,
             data,

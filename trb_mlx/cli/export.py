@@ -68,17 +68,18 @@ def export(
     )
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            done = write(scratch=Path(scratch))
-            _list_folders([*done.beside, done.path])
+            exported = write(scratch=Path(scratch))
+            _list_folders([*exported.beside, exported.path])
         click.echo(f"dry run: nothing was kept{f' or pushed to {push}' if push else ''}.")
         return
-    done = write()
-    for path in [*done.beside, done.path]:
-        click.echo(f"wrote {path} ({file_size(_bytes(path))})")
-    for note in done.notes:
+    exported = write()
+    for path in [*exported.beside, exported.path]:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        click.echo(f"wrote {path} ({file_size(size)})")
+    for note in exported.notes:
         click.echo(note)
-    if done.address:
-        click.echo(f"pushed to {done.address}")
+    if exported.address:
+        click.echo(f"pushed to {exported.address}")
 
 
 def _refuse_flags_of_adapters() -> None:
@@ -109,7 +110,3 @@ def _list_folders(folders: Iterable[Path]) -> None:
         click.echo(f"{folder.name}/")
         for file in sorted(folder.iterdir()):
             click.echo(f"  {file.name:<40}{file_size(file.stat().st_size):>10}")
-
-
-def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -43,7 +43,7 @@ def ending_plainly() -> Iterator[None]:
 
 
 @contextmanager
-def going_on() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Say after an interruption inside that the same command, given again, goes on from there."""
     try:
         yield
@@ -83,15 +83,12 @@ def _unforeseen(error: Exception) -> str:
     )
 
 
-def _shown(line: str) -> str:
-    """A line whose parts, which a file may have given, neither steer a terminal nor fill it."""
-    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-    return "".join(letter if letter.isprintable() else "�" for letter in line)
-
-
 def _end(sentence: str, code: int) -> NoReturn:
     if os.environ.get(SHOW):
         traceback.print_exc()
     for line in sentence.split("\n"):  # a config may hold several mistakes
-        click.echo(f"trb-mlx: {_shown(line)}", err=True)
+        # Parts of it, which a file may have given, neither steer a terminal nor fill it.
+        line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+        line = "".join(letter if letter.isprintable() else "�" for letter in line)
+        click.echo(f"trb-mlx: {line}", err=True)
     sys.exit(code)

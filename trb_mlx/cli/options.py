@@ -45,14 +45,14 @@ def config_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def overrides(settings: tuple[str, ...], flags: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Dotted keys and values: the flags that were given, then `--set`, which wins."""
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for flag, (key, _, _) in FLAGS.items():
         value = flags.get(_parameter(flag))
         if value is not None:
-            found.append((key, value))
+            pairs.append((key, value))
     if flags.get("grad_checkpoint"):
-        found.append(("train.grad_checkpoint", True))
-    return found + [parse_override(text) for text in settings]
+        pairs.append(("train.grad_checkpoint", True))
+    return pairs + [parse_override(text) for text in settings]
 
 
 def _parameter(flag: str) -> str:

@@ -20,13 +20,13 @@ def _numbers(kind: type[int] | type[float], text: str | None, option: str) -> li
     if text is None:
         return None
     try:
-        found = [kind(part) for part in text.split(",")]
+        values = [kind(part) for part in text.split(",")]
     except ValueError:
-        found = [-1]
-    if any(not 0 <= value < float("inf") for value in found):
+        values = [-1]
+    if any(not 0 <= value < float("inf") for value in values):
         what = "whole numbers" if kind is int else "numbers of at least 0"
         raise UserError(f"{option} {text}: expected {what} with commas between.")
-    return found
+    return values
 
 
 @click.command()
