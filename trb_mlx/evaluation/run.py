@@ -66,7 +66,7 @@ def evaluate(
     run, given = find_run(str(target)), dict(overrides or {})
     has_teacher = run is not None or "teacher.model" in given
     if distances and not has_teacher:
-        raise UserError(f"distances need a teacher (--teacher MODEL), since {target} is no run.")
+        raise UserError(f"--distribution needs --teacher MODEL, since {target} is no run.")
     changes = [*_data_changes(data, split, run is None), *given.items()]
     opened = open_target(
         str(target),
