@@ -134,7 +134,7 @@ def test_at_temperature_0_there_is_one_answer_a_problem(trb: Run) -> None:
         (["--data", "arithmetic", "--pass-k", "4"], "needs at least 4 samples a problem"),
         (["--data", "arithmetic", "--temp", "0", "-n", "8", "--pass-k", "4"], "all are alike"),
         (["--data", "arithmetic", "--distribution"], "--distribution needs --teacher MODEL"),
-        (["--data", "arithmetic", "--out", "a-file/x"], "cannot be used"),
+        (["--data", "arithmetic", "--out", "a-file/x"], "cannot be read: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_sentence(
