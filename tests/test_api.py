@@ -64,30 +64,23 @@ def test_the_names_stay_functions_whatever_is_imported() -> None:
     assert python(code).strip() == "True"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_public_name_is_documented(name: str) -> None:
-    assert getattr(trb_mlx, name).__doc__
-
-
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = trb_mlx.trian
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "trb_mlx",
-        "trb_mlx.text",
-        "trb_mlx.config_file",
-        "trb_mlx.models.pair",
-        "trb_mlx.runs.metrics",
-        "trb_mlx.evaluation.run",
-        "trb_mlx.training.run",
-    ],
-)
-def test_examples_in_docstrings_hold(module: str) -> None:
-    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_shows_an_example_that_holds(name: str) -> None:
+    public = {each: getattr(trb_mlx, each) for each in NAMES}
+    scope = {**vars(importlib.import_module(public[name].__module__)), **public}
+    (example,) = doctest.DocTestFinder(recurse=False).find(public[name], name, globs=scope)
+    assert example.examples
+    assert not doctest.DocTestRunner().run(example).failed
+
+
+@pytest.mark.parametrize("module", ["trb_mlx", "trb_mlx.text", "trb_mlx.config_file"])
+def test_examples_of_other_modules_hold(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(module))
     assert found.attempted
     assert not found.failed
 
@@ -126,6 +119,28 @@ def test_a_policy_of_ones_own_is_found_by_every_process(tmp_path: Path) -> None:
         [*script, "--iters", "3"], capture_output=True, text=True, env=environment, check=True
     )
     assert "mine:halfway, weight 0.25" in done.stdout
+
+
+def test_a_policy_of_an_installed_package_goes_by_its_entry_point(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    package = site / "halfway_policy-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: halfway-policy\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[trb_mlx.behaviors]\nmidway = mine:halfway\n")
+    (site / "mine.py").write_text((EXAMPLES / "halfway.py").read_text())
+    own = {"behavior.kind": "midway", "behavior.options": {"weight": 0.25}}
+    settings = {**SHORT, **own, "train.steps": 1, "run.name": "own"}
+    python(f"import sys; sys.path.insert(0, {str(site)!r})\n" + train_code(settings))
+    assert '"trb/beta_mean": 0.25' in Path("runs/own/metrics.jsonl").read_text()
+    with pytest.raises(subprocess.CalledProcessError) as missing:  # where it is not installed
+        python(train_code({**settings, "run.name": "other"}))
+    sentence = missing.value.stderr.strip().splitlines()[-1]
+    assert "behavior.kind is 'midway'" in sentence
+    assert "or an installed policy's name" in sentence
+
+
+def train_code(settings: dict[str, object]) -> str:
+    return f"import trb_mlx; trb_mlx.train('small', overrides={settings!r})"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +186,28 @@ def test_a_comparison_gives_its_rows(tmp_path: Path) -> None:
     assert found.verdict.startswith("decides: final.pass@1")
     assert len(lines) == 3  # the plan, and a line a run
     assert (found.path / "table.md").is_file()
+
+
+def test_a_mapping_is_a_comparison_which_other_processes_find(tmp_path: Path) -> None:
+    mapping = {
+        "base": "small",
+        "set": {
+            "train": {"steps": 1, "prompts_per_step": 2},
+            "eval": {"prompts": 2, "every": 1},
+            "rollout.max_tokens": 8,
+        },
+        "methods": {"vanilla": None},
+        "seeds": [0, 1],
+        "problems": 2,
+        "early_steps": 1,
+    }
+    compared = trb_mlx.compare(mapping, jobs=2)
+    assert compared.path == Path("compare/comparison")
+    assert len(list((compared.path / "runs").iterdir())) == 2
+    lines: list[str] = []
+    again = trb_mlx.compare(mapping, progress=lines.append)
+    assert lines[0].startswith("2 runs, 0 to do")
+    assert again.rows == compared.rows
 
 
 def test_blend_weights_of_arrays() -> None:

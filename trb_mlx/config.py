@@ -28,7 +28,7 @@ BEHAVIOR_GROUP = "trb_mlx.behaviors"  # of entry points
 def _own_behavior(kind: str) -> str:
     if re.fullmatch(r"[\w.]+:\w+", kind) or kind in entry_points(group=BEHAVIOR_GROUP).names:
         return kind
-    raise PydanticCustomError("own_behavior", "package.module:NAME of a policy of your own")
+    raise PydanticCustomError("own_behavior", "package.module:NAME or an installed policy's name")
 
 
 OwnBehavior = Annotated[str, AfterValidator(_own_behavior)]

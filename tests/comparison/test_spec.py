@@ -47,6 +47,19 @@ def test_every_shipped_comparison_plans_its_runs(path: Path) -> None:
     assert all(run.config.behavior.budget != 0.02 for run in runs if run.method == "trb")
 
 
+def test_a_mapping_is_a_specification_too() -> None:
+    spec, folder = load_spec(SPEC)
+    assert folder == Path("compare/comparison")
+    assert plan_runs(spec, folder, "")[0].config.run.dir == "compare/comparison/runs"
+    assert load_spec({**SPEC, "name": "named"})[1] == Path("compare/named")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/a"])
+def test_a_name_that_is_no_folders_is_one_sentence(name: str) -> None:
+    with pytest.raises(UserError, match=f"^the comparison: name is {name!r}, expected the name"):
+        load_spec({**SPEC, "name": name})
+
+
 def test_the_main_comparison_is_the_papers() -> None:
     spec, _ = load_spec("main")
     assert set(spec.methods) == {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,22 @@ from trb_mlx.comparison.figure import write_figure
 from trb_mlx.comparison.one_run import check_data, check_problems, finish_run
 from trb_mlx.comparison.outcomes import Outcome, read_outcome
 from trb_mlx.comparison.side_by_side import run_side_by_side
-from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
+from trb_mlx.comparison.spec import (
+    CompareSpec,
+    PlannedRun,
+    SpecLike,
+    load_spec,
+    plan_runs,
+    spec_name,
+)
 from trb_mlx.comparison.statistics import Row, compare_methods
 from trb_mlx.comparison.table import verdict, write_tables
+from trb_mlx.files import disk_errors, write_text
 from trb_mlx.interrupts import watching
 from trb_mlx.models.loading import load_model, prepare_backend
 from trb_mlx.text import number
 from trb_mlx.types import Say, say_nothing
+from trb_mlx.yaml_file import dump_yaml
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,26 @@ class Comparison:
     has_figure: bool
 
 
-def compare(spec: str | Path, *, jobs: int = 1, progress: bool | Say = False) -> Comparison:
+def compare(spec: SpecLike, *, jobs: int = 1, progress: bool | Say = False) -> Comparison:
     """Train and evaluate the methods of a comparison over its seeds, and put them side by side.
 
     Finished runs are kept: the same call again goes on where it stopped.
 
+    >>> compared = compare({
+    ...     "name": "glance",
+    ...     "base": "small",
+    ...     "set": {"train.steps": 1, "eval": {"prompts": 2, "every": 1}, "rollout.max_tokens": 8},
+    ...     "methods": {"vanilla": {}},
+    ...     "seeds": [0],
+    ...     "problems": 2,
+    ...     "early_steps": 1,
+    ... })
+    >>> [row.method for row in compared.rows], str(compared.path)
+    (['vanilla'], 'compare/glance')
+
     Args:
-        spec: a YAML file, or a shipped comparison's name (`small`, `main`).
+        spec: a YAML file, a shipped comparison's name (`small`, `main`), or a mapping of its keys
+            (without a `name` of its own it is called `comparison`).
         jobs: runs at once, each in a process of its own.
         progress: print a line a finished run, or hand it to a function of your own.
 
@@ -54,14 +76,26 @@ def compare(spec: str | Path, *, jobs: int = 1, progress: bool | Say = False) ->
         Interrupted: a signal came; what is finished is kept.
     """
     say = progress if callable(progress) else print if progress else say_nothing
-    chosen, root = load_spec(str(spec))
-    runs = plan_runs(chosen, root, str(spec))
+    chosen, root = load_spec(spec)
+    name = spec_name(spec)
+    runs = plan_runs(chosen, root, name)
+    if isinstance(spec, Mapping) and jobs > 1:
+        name = _write_spec(root, chosen)
     with watching():
-        outcomes = finish_runs(chosen, runs, root, str(spec), jobs, say)
+        outcomes = finish_runs(chosen, runs, root, name, jobs, say)
     rows = compare_methods(chosen, outcomes)
     write_tables(root, chosen, rows, len(runs) - len(outcomes))
     drawn = write_figure(root / "table.png", chosen, rows)
     return Comparison(chosen, rows, verdict(chosen, rows), root, drawn)
+
+
+def _write_spec(root: Path, spec: CompareSpec) -> str:
+    """Put a comparison that is no file where processes of their own find it."""
+    path = root / "comparison.yaml"
+    with disk_errors(str(path)):
+        root.mkdir(parents=True, exist_ok=True)
+        write_text(path, dump_yaml(spec.model_dump(mode="json", exclude_unset=True)))
+    return str(path)
 
 
 def finish_runs(

@@ -1,4 +1,4 @@
-"""What a comparison is: one typed YAML file, and the runs that it asks for."""
+"""What a comparison is: one typed YAML file or mapping, and the runs that it asks for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from trb_mlx.config import Config, Count, Place, PositiveInt, Section
 from trb_mlx.config_file import find_config, load_config, parse_section
@@ -16,7 +17,10 @@ from trb_mlx.data.held_out import with_held_out
 from trb_mlx.data.sources import is_generated
 from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.files import json_digest
-from trb_mlx.yaml_file import read_yaml
+from trb_mlx.yaml_file import Document, read_yaml
+
+# A YAML file or a shipped comparison's name, or a mapping of its keys.
+SpecLike = str | Path | Mapping[str, Any]
 
 # The sections of a method's file that make the method; what else it holds is not read here.
 METHOD_SECTIONS = ("behavior", "target", "loss")
@@ -68,8 +72,10 @@ class CompareSpec(Section):
     """A comparison. `problems` held-out problems are reported on; `decides` names the metric.
 
     `early_steps` bounds the area under the early learning curve. `set` changes the base for all.
+    Its folder is DIR/NAME, after its file where it has no name.
     """
 
+    name: str | None = None
     base: str
     set: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, MethodSpec] = Field(min_length=1)
@@ -81,6 +87,13 @@ class CompareSpec(Section):
     decides: str = "final.pass@1"
     dir: Place = "compare"
     share_teacher: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, name: str | None) -> str | None:
+        if name is not None and (name in ("", "..") or Path(name).name != name):
+            raise PydanticCustomError("folder_name", "the name of a folder, without a slash")
+        return name
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -102,14 +115,18 @@ class PlannedRun:
     config: Config
 
 
-def load_spec(name: str) -> tuple[CompareSpec, Path]:
-    """The comparison of a file, or of a shipped one's name, and its folder (DIR/NAME).
+def load_spec(source: SpecLike) -> tuple[CompareSpec, Path]:
+    """A comparison, and its folder (DIR/NAME).
 
     Raises:
         UserError: unreadable or mistyped, repeated seeds, an unknown metric or reference.
     """
-    path = _find(name)
-    document = read_yaml(path)
+    name = spec_name(source)
+    if isinstance(source, Mapping):
+        stem, document = "comparison", Document(dict(source), {})
+    else:
+        path = _find(name)
+        stem, document = path.stem, read_yaml(path)
     spec = parse_section(CompareSpec, document.values, name, lambda key: document.place(name, key))
     repeated = [seed for seed in spec.seeds if spec.seeds.count(seed) > 1]
     if repeated:
@@ -125,7 +142,12 @@ def load_spec(name: str) -> tuple[CompareSpec, Path]:
             f"{name}: reference {spec.reference} is not a method without a sweep"
             f"{did_you_mean(spec.reference, spec.methods)} (methods: {', '.join(spec.methods)})."
         )
-    return spec, Path(spec.dir) / path.stem
+    return spec, Path(spec.dir) / (spec.name or stem)
+
+
+def spec_name(source: SpecLike) -> str:
+    """What errors call a comparison."""
+    return "the comparison" if isinstance(source, Mapping) else str(source)
 
 
 def _find(name: str) -> Path:

@@ -34,6 +34,10 @@ def export(
 ) -> Exported:
     """Write the adapter of a run for other tools; an earlier export is replaced.
 
+    >>> run = train("small", overrides={"train.steps": 1, "eval.prompts": 2, "run.name": "made"})
+    >>> print(export(run.path, "mlx-lm", out="for_mlx_lm").path.name)
+    for_mlx_lm
+
     Args:
         run: a run folder.
         to: `peft`, `mlx-lm` or `merged`.

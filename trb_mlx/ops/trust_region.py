@@ -54,6 +54,11 @@ def solve_blend_weight(
     float64 stays below 1.001·budget and, where the budget binds, above 0.99·budget
     (scripts/solver_guarantee.py; docs/math.md has the table).
 
+    >>> student, teacher = mx.log(mx.array([[0.5, 0.5], [0.9, 0.1]]))
+    >>> weight = solve_blend_weight(student, teacher, 0.05)
+    >>> print(f"{weight.item():.2f}")
+    0.29
+
     Args:
         student_logprobs: `[..., V]`, normalised; −inf where the student has no mass.
         teacher_logprobs: `[..., V]`, normalised; −inf where the teacher has none.
@@ -222,6 +227,10 @@ def blend_logprobs(
     student_logprobs: mx.array, teacher_logprobs: mx.array, weight: mx.array | float
 ) -> mx.array:
     """log μ_β, μ_β ∝ π_S^(1−β)·π_T^β.
+
+    >>> student, teacher = mx.log(mx.array([[0.5, 0.5], [0.9, 0.1]]))
+    >>> mx.exp(blend_logprobs(student, teacher, 0.5))
+    array([0.75, 0.25], dtype=float32)
 
     Args:
         student_logprobs: `[..., V]`, normalised.

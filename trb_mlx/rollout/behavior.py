@@ -37,6 +37,12 @@ class Blend(NamedTuple):
 def make_blend(student: Distribution, logprobs: mx.array, weight: mx.array | float) -> Blend:
     """A behavior distribution with its distances to the student, which a policy's `blend` gives.
 
+    >>> from trb_mlx.ops.distribution import softmax
+    >>> student = softmax(mx.zeros(2))
+    >>> blend = make_blend(student, mx.log(mx.array([0.75, 0.25])), weight=0.5)
+    >>> blend.total_variation
+    array(0.25, dtype=float32)
+
     Args:
         student: `[..., V]`.
         logprobs: log μ `[..., V]`, normalised; −inf where μ has no mass.
@@ -60,6 +66,10 @@ def pure_student(student: Distribution, teacher: Distribution, budget: mx.array)
 @dataclass(frozen=True)
 class Behavior:
     """A behavior policy μ; by default the student's own draws.
+
+    >>> policy = Behavior("mine", needs_teacher=lambda step: step < 10, blend=trust_region_blend)
+    >>> policy.needs_teacher(9), policy.needs_teacher(10), policy.temperature(0)
+    (True, False, 1.0)
 
     Attributes:
         kind: its name in the registry.
