@@ -126,6 +126,34 @@ def test_adapters_on_the_attention_of_experts_open_there(name: str, tmp_path: Pa
     export(run, "peft")
     adapted = peft.PeftModel.from_pretrained(plain, run / "export/peft")
     np.testing.assert_allclose(log_probs(adapted, ids), expected, atol=2e-4)
+    notes = export(run, "merged").notes
+    np.testing.assert_allclose(log_probs(opened(run / "export/merged"), ids), expected, atol=2e-4)
+    alone, _ = mlx_lm.load(str(run / "export/merged"))
+    same = np.abs(np.asarray(alone(mx.array(ids)) - logits)).max() < 1e-3
+    assert same == (not any("mlx-lm" in note for note in notes))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("granitemoe", ["self_attn.q_proj", "block_sparse_moe.router.layer"]),
+        ("mixtral", ["block_sparse_moe.gate", "lm_head"]),
+        ("olmoe", ["mlp.gate"]),
+        ("qwen2_moe", ["mlp.gate", "mlp.shared_expert.up_proj", "mlp.shared_expert_gate"]),
+        ("qwen3_moe", ["mlp.gate", "lm_head"]),
+    ],
+)
+def test_adapters_beside_experts_are_merged(name: str, keys: list[str], tmp_path: Path) -> None:
+    """On routers, shared experts and heads, which mlx-lm keeps as the files have them."""
+    base = write_checkpoint(tmp_path, name)
+    run = tmp_path / "run"
+    student = make_run(run, str(base), [("lora.keys", keys), ("lora.dora", name == "olmoe")])
+    ids = np.load(base / "reference.npz")["ids"]
+    logits = student.module(mx.array(ids)).astype(mx.float32)
+    expected = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    assert np.abs(log_probs(opened(base), ids) - expected).max() > 0.01
+    export(run, "merged")
+    np.testing.assert_allclose(log_probs(opened(run / "export/merged"), ids), expected, atol=2e-4)
 
 
 def opened(folder: Path) -> object:

@@ -24,6 +24,7 @@ from trb_mlx.exporting.base import (
     is_portable,
 )
 from trb_mlx.exporting.card import is_local, write_card
+from trb_mlx.exporting.experts import has_experts, take_stored_weights, write_source_model
 from trb_mlx.exporting.folder import writing_export
 from trb_mlx.exporting.merged import merge, write_model
 from trb_mlx.exporting.source import Source
@@ -137,8 +138,11 @@ def export_merged(
         )
     if base:
         student = student.model_copy(update={"model": base, "revision": None, "quantize": None})
-    model = load_model(student)
-    if quantize is None:
+    model, modules, origin = load_model(student), source.adapter.modules, None
+    if quantize is None and has_experts(model):
+        origin, types = take_stored_weights(model, student, modules)
+        notes += types
+    elif quantize is None:
         check_family(model.config, model.name)
     else:
         notes.append(
@@ -150,7 +154,10 @@ def export_merged(
     load_adapter(model, source.folder, source.weights)
     merge(model.module)
     with writing_export(out, _contents("merged", source)) as draft:
-        write_model(draft, model, quantize, student.revision)
+        if origin is None:
+            write_model(draft, model, quantize, student.revision)
+        else:
+            write_source_model(draft, model, origin, modules, student.revision)
         write_card(draft, "merged", source, student.model, license, notes)
     return Exported(out, notes=notes)
 

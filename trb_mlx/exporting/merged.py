@@ -90,6 +90,13 @@ def write_model(
     if quantize is not None:
         module, config = mlxlm.quantize_model(module, config, quantize.group_size, quantize.bits)
     mlxlm.save_model(folder, module)
+    save_details(folder, model, config, revision)
+
+
+def save_details(
+    folder: Path, model: LanguageModel, config: dict[str, Any], revision: str | None
+) -> None:
+    """Write what stands beside a model's weights: a config.json, and files of its source."""
     mlxlm.save_config(config, folder / "config.json")
     _write_tokenizer(folder, model, revision)
     _copy(model.name, "generation_config.json", folder, revision)

@@ -32,15 +32,25 @@ def check_json(folder: Path) -> None:
             json.loads(file.read_text(encoding="utf-8"))
 
 
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name of all weights in a folder; only the files' headers are read."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that mlx-lm reads of a folder."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def stored_arrays(folder: Path) -> dict[str, mx.array]:
+    """All weights in a folder by name, each read from its file when it is used."""
+    arrays: dict[str, mx.array] = {}
+    for file in weight_files(folder):
         with reading(str(file)):
             weights = mx.load(str(file))
             assert isinstance(weights, dict)
-            shapes |= {name: array.shape for name, array in weights.items()}
-    return shapes
+            arrays |= weights
+    return arrays
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of all weights in a folder; only the files' headers are read."""
+    return {name: array.shape for name, array in stored_arrays(folder).items()}
 
 
 def has_head(shapes: dict[str, tuple[int, ...]]) -> bool:
