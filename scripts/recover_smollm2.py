@@ -27,12 +27,13 @@ from dense_dwq import Recipe, distil_weights
 from recovery_measures import HeldOut, gsm8k_texts, measure, table
 from rich.console import Console
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.config import Config, PromptSource
 from trb_mlx.config_file import load_config
 from trb_mlx.data.prompts import load_prompts
 from trb_mlx.evaluation.target import open_target
 from trb_mlx.files import read_lines
-from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.pair import make_pair
 from trb_mlx.runs.folder import locate
 from trb_mlx.training.session import train_run

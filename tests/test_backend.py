@@ -1,9 +1,17 @@
-"""Without a back end of MLX, one sentence says which extra to install."""
+"""Without a back end of MLX, one sentence says which extra to install; else what it computes on."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import mlx.core as mx
+import pytest
+
+from trb_mlx.backend import on_metal
+from trb_mlx.doctor.machine import back_end
+from trb_mlx.models.memory import machine_memory
+from trb_mlx.rollout.sampler import wired_memory
 
 WITHOUT = "import sys; sys.modules['mlx.core'] = None; sys.argv[1:] = ['doctor']; "
 SENTENCE = "trb-mlx found no MLX back end"
@@ -28,3 +36,31 @@ def test_the_console_script_prints_the_sentence_alone() -> None:
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert SENTENCE in done.stderr
+
+
+def test_a_mac_that_computes_on_its_cpu_is_asked_for_nothing_of_metals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
+    monkeypatch.setattr(mx, "device_info", lambda: {"architecture": "arm64"})
+    limits: list[int] = []
+    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: limits.append(limit) or 0)
+    with wired_memory():
+        pass
+    assert limits == []
+    assert back_end() == "CPU"
+    assert machine_memory() > 2**28
+
+
+def test_on_metal_memory_is_wired_while_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 7})
+    monkeypatch.setattr(mx, "synchronize", lambda: None)
+    limits: list[int] = []
+    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: limits.append(limit) or 3)
+    assert on_metal()
+    with wired_memory():
+        assert limits == [7]
+    assert limits == [7, 3]

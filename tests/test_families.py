@@ -23,11 +23,11 @@ from trb_mlx.models.pair import Pair, load_pair
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
+from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import score
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 TEXTS = ["a", "Compute 12+7.", "the quick brown fox jumps over it"]
 SAMPLING = Sampling(max_tokens=10, batch_size=8, support=8)

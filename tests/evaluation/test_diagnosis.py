@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.diagnosis import diagnose, excerpt
 from trb_mlx.evaluation.diagnostics import default_sizes, read_diagnostics, write_diagnostics
-from trb_mlx.models.loading import prepare_backend
 from trb_mlx.models.pair import Pair
 from trb_mlx.report.measures import auroc, paired_gain
 from trb_mlx.rollout.continuation import continue_rollouts
-from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.scoring import score
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 
 def small(**changes: object) -> Config:

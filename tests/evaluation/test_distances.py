@@ -13,8 +13,8 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops import fused_head
 from trb_mlx.rollout import logits
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import Sampling, sample
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.rollout.sampler import sample
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 
 @pytest.fixture

@@ -23,11 +23,12 @@ from exporting.run_folders import make_run
 from mlx.utils import tree_flatten
 from test_family_matrix import log_probs, opened, reference_gap
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.config import LoraConfig, ModelConfig
 from trb_mlx.errors import UserError
 from trb_mlx.exporting.base import EXPERT_FAMILIES
 from trb_mlx.exporting.run import export
-from trb_mlx.models.loading import load_model, prepare_backend
+from trb_mlx.models.loading import load_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder

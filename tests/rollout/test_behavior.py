@@ -14,8 +14,8 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.rollout.behavior import BEHAVIORS, Behavior, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.sampler import Sampling, sample_blended
-from trb_mlx.types import Job, Prompt, RolloutKey
+from trb_mlx.rollout.sampler import sample_blended
+from trb_mlx.types import Job, Prompt, RolloutKey, Sampling
 
 
 def test_the_registry_holds_every_kind_of_the_config() -> None:

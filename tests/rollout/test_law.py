@@ -21,8 +21,8 @@ from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.vocab import StopMerge
 from trb_mlx.rollout.behavior import BEHAVIORS, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.rollout.sampler import sample, sample_blended
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 VOCAB, STOP, LENGTH, BUDGET, TOP_K = 5, 0, 4, 0.2, 3
 PROMPTS = ((1, 2, 3, 4, 1), (3,), (2, 2, 4))

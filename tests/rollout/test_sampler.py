@@ -17,9 +17,9 @@ from trb_mlx.ops.numerics import entropy, log_softmax
 from trb_mlx.rollout.behavior import Blend, make_behavior
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import Sampling, check_interval, sample, sample_blended
+from trb_mlx.rollout.sampler import check_interval, sample, sample_blended
 from trb_mlx.rollout.scoring import score
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 TEXTS = ["a", "Compute 12+7.", "the quick brown fox jumps over it", "hm?"]
 

@@ -13,11 +13,11 @@ from trb_mlx.config import LoraConfig, LossConfig, TrainConfig
 from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
-from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.scoring import score
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
-from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Records, Rollout, RolloutKey, Sampling
 
 TEXTS = ["Compute 1+2.", "b", "a longer prompt than the others", "Compute 12+7-5.", "why"]
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 from rich.console import Console
 
 from trb_mlx.adapters.mlx_lm import snapshots
+from trb_mlx.backend import prepare_backend
 from trb_mlx.comparison.outcomes import Outcome, outcome_path, problem_lines, read_outcome
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun
 from trb_mlx.config import Config
@@ -28,7 +29,7 @@ from trb_mlx.files import (
     read_metrics,
     write_text,
 )
-from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.runs.digests import check_digests, has_same_files
 from trb_mlx.runs.folder import RunFolder, locate
 from trb_mlx.training.session import train_run

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.comparison.figure import write_figure
 from trb_mlx.comparison.one_run import check_data, check_problems, finish_run
 from trb_mlx.comparison.outcomes import Outcome, read_outcome
@@ -22,7 +23,7 @@ from trb_mlx.comparison.statistics import Row, compare_methods
 from trb_mlx.comparison.table import verdict, write_tables
 from trb_mlx.files import disk_errors, write_text
 from trb_mlx.interrupts import watching
-from trb_mlx.models.loading import load_model, prepare_backend
+from trb_mlx.models.loading import load_model
 from trb_mlx.text import number
 from trb_mlx.types import Say, say_nothing
 from trb_mlx.yaml_file import dump_yaml

@@ -10,10 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.doctor import losses, rollouts, solving, training
 from trb_mlx.doctor.check import FAIL, Check, Outcome, run_checks
 from trb_mlx.doctor.machine import advice, facts
-from trb_mlx.models.loading import prepare_backend
 
 WIDE = f"{solving.WIDE:,} ids"
 

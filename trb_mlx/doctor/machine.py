@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from trb_mlx import __version__
+from trb_mlx.backend import on_gpu, on_metal
 from trb_mlx.doctor.precision import product_rounding
 from trb_mlx.models.memory import machine_memory
 
@@ -26,9 +27,9 @@ LIBRARIES = ("/usr/lib", "*/openblas-pthread/libopenblas.so.0")
 
 def back_end() -> str:
     """Where MLX computes by default: Metal, CUDA or CPU."""
-    if mx.default_device() == mx.Device(mx.cpu):
+    if not on_gpu():
         return "CPU"
-    return "Metal" if mx.metal.is_available() else "CUDA"
+    return "Metal" if on_metal() else "CUDA"
 
 
 def matmul_gflops(repeats: int = 3) -> float:

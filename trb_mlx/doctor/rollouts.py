@@ -17,8 +17,8 @@ from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.decoder import RowDecoder
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.sampler import Sampling, sample_blended
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.rollout.sampler import sample_blended
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 BUNDLED = ("bundled:arithmetic-student", "bundled:arithmetic-teacher")
 TEXTS = ("Compute 12+7.", "Compute (12+7-5)*3.", "12+7=19\n19-5=14\n", "Compute 3*3*3-20+1.")

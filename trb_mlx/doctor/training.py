@@ -10,21 +10,21 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from trb_mlx.backend import can_compile
 from trb_mlx.config import LoraConfig, LossConfig, TrainConfig
 from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding, Skip
 from trb_mlx.doctor.precision import bound
 from trb_mlx.doctor.tiny import tiny_pair
-from trb_mlx.models.loading import can_compile
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.scoring import score
 from trb_mlx.runs.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.step import Stepper
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 VOCAB, SHARPNESS, RATE = 64, 0.5, 0.01
 PROMPTS = ((1, 2, 3), (4,), (5, 6, 7, 8, 9, 10), (11, 12))

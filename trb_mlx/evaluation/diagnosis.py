@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.config import BehaviorConfig, Config
 from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts
@@ -28,16 +29,15 @@ from trb_mlx.evaluation.diagnostics import (
 )
 from trb_mlx.evaluation.evaluator import answer_rewards
 from trb_mlx.files import disk_errors
-from trb_mlx.models.loading import prepare_backend
 from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.rollout.behavior import Behavior, make_behavior
 from trb_mlx.rollout.continuation import continue_rollouts
 from trb_mlx.rollout.draft_length import Fixed
-from trb_mlx.rollout.sampler import Sampling, sample, sample_blended
+from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import score
 from trb_mlx.rollout.text import response_texts, token_texts
 from trb_mlx.runs.folder import RunFolder
-from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Say
+from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling, Say
 
 # Draws keyed apart from training and evaluation; continuations take the numbers above.
 STREAM = 2**41

@@ -11,9 +11,9 @@ from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.rollout.sampler import Sampling, sample
+from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.text import response_texts
-from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey
+from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, Sampling
 
 # Held-out draws are keyed apart from every training step, and alike at every evaluation, so
 # that two evaluations differ by the model alone.

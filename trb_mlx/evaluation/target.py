@@ -9,11 +9,12 @@ from typing import Any
 
 from trb_mlx.adapters.apply import load_adapter
 from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshots
+from trb_mlx.backend import prepare_backend
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.errors import UserError
 from trb_mlx.files import file_digest, read_metrics
-from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.pair import Pair, Scorer, make_pair, make_scorer
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.runs.folder import RunFolder, find_run, nearest_run

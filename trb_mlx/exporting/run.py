@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trb_mlx.backend import prepare_backend
 from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.exporting.base import license_of
 from trb_mlx.exporting.folder import check_replaceable
@@ -13,7 +14,6 @@ from trb_mlx.exporting.hub import check_repo
 from trb_mlx.exporting.hub import push as upload
 from trb_mlx.exporting.merged import quantize_config
 from trb_mlx.exporting.source import open_run, read_source
-from trb_mlx.models.loading import prepare_backend
 
 FORMATS = ("peft", "mlx-lm", "merged")
 

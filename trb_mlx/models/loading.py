@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,17 +231,3 @@ def quantize(module: nn.Module, details: dict[str, Any], config: QuantizeConfig)
             "(32, 64 and 128 are known)."
         )
     return mlxlm.dequantize_model(module) if config.store == "dense" else module
-
-
-def prepare_backend() -> None:
-    """Turn graph compilation off where it cannot work.
-
-    On a CPU mx.compile calls a C++ compiler, also for the small kernels inside mlx-lm's models.
-    """
-    if not can_compile():
-        mx.disable_compile()
-
-
-def can_compile() -> bool:
-    """Whether mx.compile works here: always on a GPU, with a C++ compiler on a CPU."""
-    return mx.default_device() == mx.Device(mx.gpu) or shutil.which("g++") is not None

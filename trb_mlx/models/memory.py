@@ -6,10 +6,12 @@ import os
 
 import mlx.core as mx
 
+from trb_mlx.backend import on_gpu
+
 
 def machine_memory() -> int:
     """Bytes that models can live in: the GPU's own where MLX tells, else the machine's."""
-    if mx.default_device() == mx.Device(mx.gpu):
+    if on_gpu():
         info = mx.device_info()
         # Metal and CUDA name it differently.
         size = info.get("memory_size") or info.get("total_memory")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from trb_mlx.models.pair import Scorer
-from trb_mlx.rollout.sampler import Sampling, sample
-from trb_mlx.types import Job, Rollout
+from trb_mlx.rollout.sampler import sample
+from trb_mlx.types import Job, Rollout, Sampling
 
 
 def continue_rollouts(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.backend import on_metal
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.rollout.behavior import Behavior
@@ -15,8 +16,6 @@ from trb_mlx.rollout.draft_length import DraftLength, Fixed
 from trb_mlx.rollout.generator import BlockGenerator, ModelGenerator
 from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.types import Job, Rollout, Sampling
-
-__all__ = ["Sampling", "sample", "sample_blended", "wired_memory"]
 
 # One model alone draws this share of `max_tokens` before the host checks which rows stopped:
 # a check leaves the device idle, and tokens drawn beyond a stop are lost.
@@ -85,7 +84,7 @@ def _generate(
 @contextmanager
 def wired_memory() -> Iterator[None]:
     """Keep weights and caches resident while decoding; only Metal can page them out."""
-    if not mx.metal.is_available():
+    if not on_metal():
         yield
         return
     before = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
 from trb_mlx.adapters.mlx_lm import adapter_config
+from trb_mlx.backend import prepare_backend
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_split
@@ -17,7 +18,7 @@ from trb_mlx.data.held_out import PromptSplit, split_prompts, with_held_out
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.evaluation.evaluator import Evaluator, answer_rewards, resolve_eval
 from trb_mlx.files import disk_errors, read_metrics
-from trb_mlx.models.loading import LanguageModel, load_model, prepare_backend
+from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair

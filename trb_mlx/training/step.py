@@ -11,10 +11,10 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map
 
+from trb_mlx.backend import can_compile, on_gpu
 from trb_mlx.config import TrainConfig
 from trb_mlx.errors import UserError
 from trb_mlx.interrupts import shielded
-from trb_mlx.models.loading import can_compile
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.training.objective import Objective
 from trb_mlx.types import Metrics, Rollout
@@ -151,5 +151,5 @@ def use_compile(setting: str) -> bool:
             "train.compile is on, but no C++ compiler (g++) was found; use auto or off."
         )
     if setting == "auto":
-        return mx.default_device() == mx.Device(mx.gpu)
+        return on_gpu()
     return setting == "on"
