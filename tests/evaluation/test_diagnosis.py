@@ -10,14 +10,17 @@ import pytest
 from trb_mlx.backend import prepare_backend
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
+from trb_mlx.data.rewards import Verifier
 from trb_mlx.errors import UserError
-from trb_mlx.evaluation.diagnosis import diagnose, excerpt
+from trb_mlx.evaluation.diagnosis import diagnose, excerpt, excerpt_pairs
 from trb_mlx.evaluation.diagnostics import default_sizes, read_diagnostics, write_diagnostics
+from trb_mlx.evaluation.evaluator import answer_rewards
 from trb_mlx.models.pair import Pair
 from trb_mlx.report.measures import auroc, paired_gain
 from trb_mlx.rollout.continuation import continue_rollouts
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.scoring import score
+from trb_mlx.rollout.text import response_texts
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 
@@ -66,6 +69,32 @@ def test_an_excerpt_shows_every_token_with_its_ratio(pair: Pair) -> None:
     np.testing.assert_allclose(shown.scores, ratio, atol=1e-3)
     assert shown.score == pytest.approx(float(ratio.mean()), abs=1e-3)
     assert len(shown.pieces) == shown.length == len(ids)
+
+
+class Recording(Verifier):
+    """Keeps what it is asked to score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[tuple[str, str, str | None]] = []
+
+    def score(self, response: str, answer: str, grader: str | None = None) -> float:
+        self.items.append((response, answer, grader))
+        return 1.0
+
+
+def test_excerpts_are_scored_as_the_rollouts_of_budgets_are(pair: Pair) -> None:
+    prompts = [Prompt(i, "p<think>\n", (i + 1, i + 2), f"{i}", f"grader {i}") for i in range(3)]
+    jobs = [Job(prompt, RolloutKey(0, 7, prompt.index, 0)) for prompt in prompts]
+    rollout = sample(pair.student, jobs, Sampling(10, 4, 1.0, support=1))
+    score(pair.teacher, rollout, (2, 1000))
+    of_budgets, of_excerpts = Recording(), Recording()
+    assert answer_rewards(pair.student, rollout, of_budgets) == [1.0, 1.0, 1.0]
+    shown = excerpt_pairs(pair.student, rollout, rollout, of_excerpts)
+    assert [(each.vanilla.reward, each.blended.reward) for each in shown] == [(1.0, 1.0)] * 3
+    text = response_texts(pair.student, rollout)[0]
+    assert of_budgets.items[0] == (f"<think>{text}", "0", "grader 0")
+    assert of_excerpts.items[::2] == of_excerpts.items[1::2] == of_budgets.items
 
 
 def test_the_bundled_pair_shows_what_the_paper_shows(tmp_path: Path) -> None:

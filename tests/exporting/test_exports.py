@@ -240,6 +240,16 @@ def test_the_card_tells_where_it_comes_from(folders: tuple[Path, Path], run: Pat
         assert expected in card
 
 
+@pytest.mark.parametrize("form", ["peft", "mlx-lm", "merged"])
+def test_a_teacher_that_is_gone_is_of_no_known_licence(
+    folders: tuple[Path, Path], tmp_path: Path, run: Path, form: str
+) -> None:
+    make_run(run, str(folders[0]), [("teacher.model", str(tmp_path / "gone/teacher"))])
+    card = (export(run, form).path / "README.md").read_text()
+    assert "distilled on-policy from teacher by" in card
+    assert "Teacher: not known;" in card
+
+
 def test_commands_in_a_card_are_quoted(tmp_path: Path, run: Path) -> None:
     base = make_model(tmp_path / "my $HOME's base")
     make_run(run, str(base))

@@ -9,7 +9,6 @@ import math
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,12 +87,6 @@ class Verifier:
             return 0.0
         with self._lock:
             return float(self._ask(REASONING_GYM, {"grader": grader, "answer": final}))
-
-    def score_all(
-        self, items: Sequence[tuple[str, str] | tuple[str, str, str | None]]
-    ) -> list[float]:
-        """The scores of (response, gold answer[, grader]) items, in their order."""
-        return [self.score(*item) for item in items]
 
     def close(self) -> None:
         """End the worker processes; a later score starts others."""

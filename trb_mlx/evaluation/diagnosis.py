@@ -27,7 +27,7 @@ from trb_mlx.evaluation.diagnostics import (
     read_diagnostics,
     write_diagnostics,
 )
-from trb_mlx.evaluation.evaluator import answer_rewards
+from trb_mlx.evaluation.evaluator import answer_reward, answer_rewards
 from trb_mlx.files import disk_errors
 from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.rollout.behavior import Behavior, make_behavior
@@ -115,7 +115,7 @@ def diagnose(config: Config, sizes: Sizes, say: Say) -> Diagnostics:
                 for budget, rollout in rollouts.items()
             ],
             continuations=_continuations(config, pair, (vanilla, blended), sizes, verifier, say),
-            excerpts=_excerpts(pair.student, vanilla, blended, verifier),
+            excerpts=excerpt_pairs(pair.student, vanilla, blended, verifier),
             seconds=round(time.perf_counter() - start, 1),
         )
 
@@ -201,7 +201,7 @@ def _continuations(
     return continuations
 
 
-def _excerpts(
+def excerpt_pairs(
     scorer: Scorer, vanilla: Rollout, blended: Rollout, verifier: Verifier
 ) -> list[ExcerptPair]:
     """Of the first prompts, whatever they show."""
@@ -211,7 +211,7 @@ def _excerpts(
         excerpts = []
         for rollout in (vanilla, blended):
             text = response_texts(scorer, rollout)[row]
-            reward = None if prompt.answer is None else verifier.score(text, prompt.answer)
+            reward = answer_reward(text, prompt, verifier)
             excerpts.append(excerpt(scorer, rollout, row, reward))
         pairs.append(
             ExcerptPair(

@@ -53,20 +53,23 @@ def held_out_rollouts(
 
 
 def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
-    """1 or 0 for each rollout whose prompt has a gold answer; empty where none has.
+    """1 or 0 for each rollout whose prompt has a gold answer; empty where none has."""
+    rewards = [
+        answer_reward(text, job.prompt, verifier)
+        for text, job in zip(response_texts(scorer, rollout), rollout.jobs, strict=True)
+    ]
+    return [reward for reward in rewards if reward is not None]
+
+
+def answer_reward(text: str, prompt: Prompt, verifier: Verifier) -> float | None:
+    """1 or 0 for a response, or None where its prompt has no gold answer.
 
     A response to a prompt that ends with `<think>` begins inside its thoughts.
     """
-    items = [
-        (
-            ("<think>" if job.prompt.text.rstrip().endswith("<think>") else "") + text,
-            job.prompt.answer,
-            job.prompt.grader,
-        )
-        for text, job in zip(response_texts(scorer, rollout), rollout.jobs, strict=True)
-        if job.prompt.answer is not None
-    ]
-    return verifier.score_all(items)
+    if prompt.answer is None:
+        return None
+    opening = "<think>" if prompt.text.rstrip().endswith("<think>") else ""
+    return verifier.score(opening + text, prompt.answer, prompt.grader)
 
 
 @dataclass(frozen=True)

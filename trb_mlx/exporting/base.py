@@ -123,10 +123,10 @@ def base_notes(model: str) -> list[str]:
 
 def card_metadata(model: str, revision: str | None = None) -> dict[str, Any]:
     """The front matter of a model's card; empty where there is none that can be read."""
-    path = model_file(model, "README.md", revision)
     try:
+        path = model_file(model, "README.md", revision)
         return metadata_load(path) or {} if path else {}
-    except Exception:  # anybody's card: what cannot be read there says nothing
+    except Exception:  # anybody's card, perhaps gone: what cannot be read says nothing
         return {}
 
 
