@@ -142,11 +142,22 @@ def test_a_quantized_source_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "run", "merged")
 
 
+def test_a_weight_that_a_second_file_holds_in_another_type_is_refused(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "experts")
+    make_run(tmp_path / "run", str(source), [("lora.keys", ATTENTION)])
+    shard = mx.load(str(source / "model-00001-of-00002.safetensors"))
+    wide = {name: array.astype(mx.float32) for name, array in shard.items()}
+    mx.save_safetensors(str(source / "model.safetensors"), wide)
+    with pytest.raises(UserError, match="bytes of model.layers.0.self_attn"):
+        export(tmp_path / "run", "merged")
+    assert not list((tmp_path / "run/export").iterdir())
+
+
 def test_arrays_of_another_size_are_not_written(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     mx.save_safetensors(str(file), {"a": mx.zeros((2, 2)), "b": mx.ones((3,))})
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="a has 8 bytes"):
+    with pytest.raises(UserError, match="holds 16 bytes of a, expected 8"):
         overwrite_arrays(file, {"a": mx.ones((2, 2), mx.float16)})
     assert file.read_bytes() == before
     overwrite_arrays(file, {"b": mx.arange(3.0), "c": mx.ones((1,))})

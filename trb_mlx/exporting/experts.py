@@ -6,7 +6,7 @@ mlx-lm restacks experts as it loads them, so that what it holds cannot be writte
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -47,14 +47,13 @@ def take_stored_weights(
         UserError: the source is rounded or in mlx-lm's own layout, or the weights of a module are
             not what its files hold under that name.
     """
-    packed = any(key.startswith("quantization") for key in model.config)
-    if packed or student.quantize is not None:
-        check_family(model.config, model.name)
-    folder = Path(mlxlm.download(resolve(student.model), student.revision))
+    folder = mlxlm.download(resolve(student.model), student.revision)
     stored = stored_arrays(folder)
+    packed = any(key.startswith("quantization") for key in model.config)
     parameters = tree_flatten(model.module.parameters())
-    if any(array.ndim == 3 and name in stored for name, array in parameters):
-        check_family(model.config, model.name)
+    stacked = any(array.ndim == 3 and name in stored for name, array in parameters)
+    if packed or stacked or student.quantize is not None:
+        check_family(model.config, model.name)  # which refuses experts as mlx-lm holds them
     layers, notes = dict(model.module.named_modules()), []
     for name in modules:
         layer, array = layers.get(name), stored.get(f"{name}.weight")
@@ -96,7 +95,7 @@ def write_source_model(
         revision: of a model on the Hub, for the files that are copied from there.
     """
     layers = dict(model.module.named_modules())
-    merged: Mapping[str, mx.array] = {f"{name}.weight": layers[name].weight for name in modules}
+    merged = {f"{name}.weight": layers[name].weight for name in modules}
     for file in weight_files(source):
         shutil.copyfile(file, folder / file.name)
         overwrite_arrays(folder / file.name, merged)

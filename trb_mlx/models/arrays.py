@@ -9,6 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.errors import UserError
+
 
 def save_arrays(path: Path, arrays: dict[str, mx.array], framework: str = "mlx") -> None:
     """Write safetensors; `framework` is the `format` of their metadata (PEFT writes `pt`).
@@ -39,7 +41,7 @@ def overwrite_arrays(path: Path, arrays: Mapping[str, mx.array]) -> None:
     Every other byte stays as it is; arrays of other names are left out.
 
     Raises:
-        ValueError: an array has another size than the one in the file.
+        UserError: an array has another size than the one in the file.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -48,6 +50,9 @@ def overwrite_arrays(path: Path, arrays: Mapping[str, mx.array]) -> None:
             begin, end = header[name]["data_offsets"]
             values = np.asarray(mx.contiguous(arrays[name]).view(mx.uint8)).tobytes()
             if len(values) != end - begin:
-                raise ValueError(f"{name} has {len(values)} bytes, {path} {end - begin}")
+                raise UserError(
+                    f"{path} holds {end - begin} bytes of {name}, expected {len(values)}; another "
+                    "file beside it may hold it in another type."
+                )
             file.seek(8 + length + begin)
             file.write(values)
