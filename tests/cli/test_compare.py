@@ -55,17 +55,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_it_leaves_tables_and_says_what_decides(whole: Path) -> None:
+def test_it_says_what_decides(whole: Path) -> None:
     output = (whole / "output.txt").read_text()
     assert "4 runs, 4 to do" in output
     assert "decides: final.reverse_kl" in output
     assert "Student's t over 2 seeds (0, 1)" in output
+
+
+def test_it_leaves_tables_and_a_figure(whole: Path) -> None:
     assert {path.name for path in (whole / "compare/tiny").glob("table.*")} == {
         "table.md",
         "table.json",
         "table.csv",
         "table.png",
     }
+
+
+def test_rows_have_intervals_over_seeds_and_over_problems(whole: Path) -> None:
     vanilla, trb = tables(whole)
     assert (vanilla["variant"], trb["variant"]) == ("vanilla", "trb budget=0.1")
     for row in (vanilla, trb):

@@ -34,17 +34,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_run_leaves_what_the_readme_says(finished: Path) -> None:
-    run = finished / "runs" / "small"
-    lines = metrics(run)
+def test_a_line_a_step_holds_the_losses_and_the_evaluations(finished: Path) -> None:
+    lines = metrics(finished / "runs/small")
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
-    assert [line.get("trb/epsilon") for line in lines[1:]] == [0.1, 0.05, 0.0]
     assert {"eval/pass@1", "eval/reverse_kl", "eval/teacher_pass@1"} <= lines[0].keys()
     assert [("eval/pass@1" in line) for line in lines] == [True, False, True, True]
-    assert lines[1]["trb/beta_mean"] > 0 == lines[3]["trb/beta_mean"]
-    assert lines[1]["trb/kl_behavior_student_max"] <= 0.1 * 1.001
     for name in ("loss", "reverse_kl", "grad_norm", "reward/mean", "topk/overlap_ratio"):
         assert name in lines[1]
+
+
+def test_the_budget_is_annealed_and_kept(finished: Path) -> None:
+    lines = metrics(finished / "runs/small")
+    assert [line.get("trb/epsilon") for line in lines[1:]] == [0.1, 0.05, 0.0]
+    assert lines[1]["trb/beta_mean"] > 0 == lines[3]["trb/beta_mean"]
+    assert lines[1]["trb/kl_behavior_student_max"] <= 0.1 * 1.001
+
+
+def test_a_run_leaves_the_files_that_the_readme_names(finished: Path) -> None:
+    run = finished / "runs" / "small"
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["steps"] == 3
     assert json.loads((run / "samples.jsonl").read_text().splitlines()[0])["prompt"]
     assert {path.name for path in (run / "adapters").iterdir()} == {

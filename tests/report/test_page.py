@@ -53,20 +53,23 @@ def page_of(*paths: Path, out: Path) -> tuple[str, Outline]:
     return text, Outline(text)
 
 
-def test_one_run(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "small", lines())
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What is written for one run with diagnostics: the page, then its figures."""
+    run = make_run(tmp_path_factory.mktemp("one") / "small", lines())
     write_diagnostics(run / "diagnostics.json", made_up())
     written = report_runs([str(run)])
     assert written[0] == run / "report/index.html"
-    outline = Outline(written[0].read_text())
-    assert outline.open == []  # every tag is closed
-    figures = list(outline.of("svg"))
-    assert len(figures) == len(SPECS) + 6 == len(written) - 1
-    assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
-    levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    return written
+
+
+@pytest.fixture
+def outline(one_run: list[Path]) -> Outline:
+    """The outline of its page."""
+    return Outline(one_run[0].read_text())
+
+
+def test_a_run_is_told_in_figures_and_words(outline: Outline) -> None:
     for told in (
         "us/student ← them/teacher",
         "TRB, ε 0.02 annealed to 0 over 50 steps",
@@ -78,12 +81,29 @@ def test_one_run(tmp_path: Path) -> None:
         "Wrong, 3 tokens, mean score −2.80.",
     ):
         assert told in outline.text, told
+
+
+def test_each_figure_is_in_the_page_and_in_a_file(outline: Outline, one_run: list[Path]) -> None:
+    figures = list(outline.of("svg"))
+    assert len(figures) == len(SPECS) + 6 == len(one_run) - 1
+    assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
+
+
+def test_headings_descend_one_level_at_a_time(outline: Outline) -> None:
+    levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_tags_are_closed_and_links_lead_somewhere(outline: Outline, one_run: list[Path]) -> None:
+    assert outline.open == []
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(set(ids)) == len(ids)
     links = {a["href"] for a in outline.of("a")}
     assert {link[1:] for link in links if link and link.startswith("#")} <= set(ids)
     local = {link for link in links if link and not link.startswith("#")}
-    assert local == {path.name for path in written[1:]}
+    assert local == {path.name for path in one_run[1:]}
 
 
 def test_the_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:

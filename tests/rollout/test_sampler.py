@@ -127,8 +127,7 @@ def test_rows_end_with_the_students_eos(pair: Pair) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_records_against_both_models_without_a_cache(pair: Pair, temperature: float) -> None:
-    budget = 0.2
-    rollout = blended(pair, jobs(3), budget, temperature=temperature)
+    rollout = blended(pair, jobs(3), 0.2, temperature=temperature)
     records = rollout.records
     assert records is not None
     assert rollout.mask.sum() == rollout.lengths.sum()
@@ -153,7 +152,14 @@ def test_records_against_both_models_without_a_cache(pair: Pair, temperature: fl
         shared = [len(set(a) & set(b)) for a, b in zip(*tops, strict=True)]
         assert actual["overlap"].tolist() == shared
         assert (np.sort(support) == np.sort(tops[0])).all()
-    used = rollout.mask
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_blend_keeps_to_its_budget(pair: Pair, temperature: float) -> None:
+    budget = 0.2
+    rollout = blended(pair, jobs(3), budget, temperature=temperature)
+    records, used = rollout.records, rollout.mask
+    assert records is not None
     assert (records.kl_behavior[used] <= budget * 1.001).all()
     assert (records.weight[used] > 0).all()
     assert (records.total_variation[used] <= np.sqrt(budget / 2)).all()  # Pinsker
