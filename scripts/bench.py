@@ -59,7 +59,9 @@ def step(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> li
     for name, widths in PAIRS.items():
         for batch in batches:
             line = compare_rollouts(widened_pair(*widths), budget, batch, 1, seed)
-            parts = compare_steps(widened_pair(*widths), budget, batch, repeats, line.pop("costs"))
+            parts = compare_steps(
+                widened_pair(*widths), budget, batch, repeats, line.pop("drafting")
+            )
             allowed = parts["single_rollout_s"] / line["bound"] + parts["trb_update_s"]
             whole = {
                 side: parts[f"{side}_rollout_s"] + parts[f"{side}_update_s"]
@@ -140,7 +142,7 @@ def main(
     for name in only or SECTIONS:
         lines = SECTIONS[name](budget, batches, repeats, seed)
         for line in lines:
-            line.pop("costs", None)
+            line.pop("drafting", None)
         console.print(table(name, lines))
         found[name] = lines
         if json_path is not None:

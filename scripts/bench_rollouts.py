@@ -22,7 +22,7 @@ from trb_mlx.config import BehaviorConfig
 from trb_mlx.data.arithmetic import problems
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.draft_length import LENGTHS, Adaptive, Fixed, expected, measured_costs
+from trb_mlx.rollout.draft_length import LENGTHS, Adaptive, Fixed, assumed_costs, expected
 from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
@@ -92,9 +92,8 @@ def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: 
     pair = dataclasses.replace(pair, student=endless(pair.student), teacher=endless(pair.teacher))
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
     jobs, sampling = make_jobs(pair, batch, seed), Sampling(BLENDED_TOKENS, batch)
-    auto = Adaptive(
-        measured_costs(lambda: SpeculativeGenerator(pair, behavior, budget, sampling), batch)
-    )
+    models = pair.student.model, pair.teacher.model
+    auto = Adaptive(assumed_costs(*(model.nbytes() for model in models)))
     found: dict[str, Rollout] = {}
 
     def blended(name: str, draft_length: Any) -> Callable[[], None]:
@@ -131,7 +130,7 @@ def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: 
         "bound": limit,
         "best_length": best,
         "reached": gain / limit,
-        "costs": auto.costs,
+        "drafting": auto.state(),
     }
 
 

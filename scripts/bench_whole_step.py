@@ -47,7 +47,7 @@ def make_trainer(pair: Pair, kind: str, budget: float, rows: int, draft_length: 
     return Trainer(config, sampler, stepper, evaluator, lambda rollout: [])
 
 
-def compare_steps(pair: Pair, budget: float, rows: int, repeats: int, costs: Any) -> Row:
+def compare_steps(pair: Pair, budget: float, rows: int, repeats: int, drafting: Any) -> Row:
     """Medians of both steps and their parts; `allowed` is what the bound would give for TRB's.
 
     The bound divides the rollout of a step that asks token by token.
@@ -56,7 +56,7 @@ def compare_steps(pair: Pair, budget: float, rows: int, repeats: int, costs: Any
     trainers = {
         "vanilla": make_trainer(pair, "vanilla", budget, rows, None),
         "single": make_trainer(pair, "fixed", budget, rows, Fixed(1)),
-        "trb": make_trainer(pair, "fixed", budget, rows, Adaptive(costs)),
+        "trb": make_trainer(pair, "fixed", budget, rows, Adaptive.restored(drafting)),
     }
     parts: dict[str, list[Row]] = {name: [] for name in trainers}
     for turn in range(repeats + 1):

@@ -129,7 +129,7 @@ class RolloutConfig(Section):
 
     While the teacher takes part in drawing, the student drafts `draft_length` tokens that the
     teacher verifies in one pass; 1 asks the teacher token by token. The law is the same. `auto`
-    times rounds of several lengths once and follows the measured acceptance.
+    follows the acceptance and the seconds of the rounds that are drawn.
     """
 
     max_tokens: PositiveInt = 256

@@ -1,28 +1,28 @@
 """How many tokens to draft before the teacher looks: the block length of most tokens a second.
 
 With acceptance a, a block of γ emits E = (1 − a^γ)/(1 − a) tokens on average. The γ chosen
-maximises E/C(γ), where C(γ) is what a round costs.
+maximises E/C(γ), where C(γ) is what a round costs by the rounds that were drawn.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
-
-import mlx.core as mx
-import numpy as np
-
-from trb_mlx.rollout.generator import BlockGenerator
 
 LENGTHS = (1, 2, 4, 8, 12)
 # What is believed of acceptance before anything is seen, as if of so many tokens.
 PRIOR_REJECTIONS, PRIOR_TOKENS = 8.0, 32.0
 # Older tokens are forgotten: the budget changes every step, and acceptance with it.
 MEMORY_TOKENS = 2048.0
+# The rounds of a length whose median counts: few, since caches grow and machines are shared.
+MEMORY_ROUNDS = 5
+# The share of the time that trying one length again may lose.
+TRIAL_SHARE = 0.0025
 
-Costs = Mapping[int, Mapping[int, float]]  # rows → block length → seconds, or any other unit
+Costs = Mapping[int, float]  # block length → seconds, or any other unit
 
 
 class DraftLength(Protocol):
@@ -31,8 +31,8 @@ class DraftLength(Protocol):
     def choose(self, rows: int) -> int:
         """The block length for so many rows."""
 
-    def observe(self, tokens: int, rejected: int) -> None:
-        """A round emitted `tokens`, of which `rejected` replaced a draft."""
+    def observe(self, rows: int, length: int, tokens: int, rejected: int, seconds: float) -> None:
+        """A round of `length` emitted `tokens`, of which `rejected` replaced a draft."""
 
 
 @dataclass(frozen=True)
@@ -45,46 +45,107 @@ class Fixed:
         """The one length, whatever the rows."""
         return self.length
 
-    def observe(self, tokens: int, rejected: int) -> None:
+    def observe(self, rows: int, length: int, tokens: int, rejected: int, seconds: float) -> None:
         """Nothing is learned."""
 
 
-class Adaptive:
-    """Follows the measured acceptance under costs that are measured once."""
+@dataclass
+class _Rounds:
+    """What rounds of about so many rows took: by length the last ones' seconds.
 
-    def __init__(self, costs: Costs) -> None:
-        """`costs` for at least one number of rows and one length."""
-        self.costs = costs
+    The first of a length warms up and is not among them. `drawn` is how many `elapsed` seconds
+    there were when a length was last drawn.
+    """
+
+    elapsed: float = 0.0
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+    drawn: dict[int, float] = field(default_factory=dict)
+
+    def add(self, length: int, seconds: float) -> None:
+        """A round, which has ended."""
+        self.elapsed += seconds
+        if length in self.drawn:
+            self.seconds[length] = [*self.seconds.get(length, []), seconds][-MEMORY_ROUNDS:]
+        self.drawn[length] = self.elapsed
+
+
+class Adaptive:
+    """Follows the acceptance and the costs of the rounds that are drawn anyway.
+
+    Costs are learned for each power of two of rows, beginning token by token. A length that was
+    not timed is believed to cost what was assumed, times how far off the assumption was at the
+    nearest that was: assumptions are low, so what promises most is tried, and left if it fails.
+    """
+
+    def __init__(self, assumed: Costs, timed: bool = True) -> None:
+        """The `assumed` costs of every length; they stay where rounds are not `timed`."""
+        self.assumed = dict(assumed)
+        self.timed = timed
         self._tokens, self._rejected = PRIOR_TOKENS, PRIOR_REJECTIONS
+        self._rounds: dict[int, _Rounds] = {}  # by ⌊log₂ rows⌉
 
     @property
     def acceptance(self) -> float:
         """The share of drafts that was kept lately."""
         return 1.0 - self._rejected / self._tokens
 
-    def choose(self, rows: int) -> int:
-        """The length of most expected tokens a second under the nearest known costs."""
-        nearest = min(self.costs, key=lambda known: abs(np.log(known / rows)))
-        table = self.costs[nearest]
-        return max(table, key=lambda length: expected(self.acceptance, length) / table[length])
+    def costs(self, rows: int) -> dict[int, float]:
+        """C(γ) as it is believed for so many rows."""
+        rounds = self._rounds_of(rows)
+        timed = {length: statistics.median(lately) for length, lately in rounds.seconds.items()}
+        if not timed:
+            return self.assumed
+        costs = {}
+        for length, cost in self.assumed.items():
+            nearest = min(timed, key=lambda known: abs(math.log(known / length)))
+            costs[length] = timed[nearest] * cost / self.assumed[nearest]
+        return costs
 
-    def observe(self, tokens: int, rejected: int) -> None:
-        """Update the measured acceptance, in which older tokens fade."""
+    def choose(self, rows: int) -> int:
+        """The length of most expected tokens a second, or one that is due to be tried again."""
+        rounds, costs = self._rounds_of(rows), self.costs(rows)
+        if self.timed and 1 not in rounds.seconds:
+            return 1
+        emitted = {length: expected(self.acceptance, length) for length in costs}
+        best = max(costs, key=lambda length: emitted[length] / costs[length])
+        for length in costs if self.timed else ():
+            loss = costs[length] - emitted[length] * costs[best] / emitted[best]
+            if loss < TRIAL_SHARE * (rounds.elapsed - rounds.drawn.get(length, 0.0)):
+                return length
+        return best
+
+    def observe(self, rows: int, length: int, tokens: int, rejected: int, seconds: float) -> None:
+        """Update the acceptance, in which older tokens fade, and the costs."""
         fade = min(1.0, MEMORY_TOKENS / (self._tokens + tokens))
         self._tokens = (self._tokens + tokens) * fade
         self._rejected = (self._rejected + rejected) * fade
+        if self.timed and length in self.assumed:
+            self._rounds.setdefault(round(math.log2(rows)), _Rounds()).add(length, seconds)
+
+    def _rounds_of(self, rows: int) -> _Rounds:
+        return self._rounds.get(round(math.log2(rows)), _Rounds())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON values."""
-        costs = {str(rows): {str(k): v for k, v in t.items()} for rows, t in self.costs.items()}
-        return {"costs": costs, "tokens": self._tokens, "rejected": self._rejected}
+        return {
+            "costs": {"1": {str(length): cost for length, cost in self.assumed.items()}},
+            "tokens": self._tokens,
+            "rejected": self._rejected,
+            "rounds": {str(size): asdict(rounds) for size, rounds in self._rounds.items()},
+        }
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> Adaptive:
-        """The chooser whose `state` was kept."""
-        tables = state["costs"].items()
-        restored = cls({int(rows): {int(k): v for k, v in t.items()} for rows, t in tables})
+    def restored(cls, state: Mapping[str, Any], timed: bool = True) -> Adaptive:
+        """The chooser whose `state` was kept, from 0.2.0's assuming its costs of fewest rows."""
+        assumed = state["costs"][min(state["costs"], key=int)]
+        restored = cls({int(length): cost for length, cost in assumed.items()}, timed)
         restored._tokens, restored._rejected = state["tokens"], state["rejected"]
+        for size, rounds in state.get("rounds", {}).items():
+            seconds, drawn = (
+                {int(length): value for length, value in rounds[name].items()}
+                for name in ("seconds", "drawn")
+            )
+            restored._rounds[int(size)] = _Rounds(rounds["elapsed"], seconds, drawn)
         return restored
 
 
@@ -95,43 +156,4 @@ def expected(acceptance: float, length: int) -> float:
 
 def assumed_costs(student_bytes: int, teacher_bytes: int) -> Costs:
     """C(γ) = γ·S + T where decoding is bound by reading weights: no clock is asked."""
-    return {1: {length: length * student_bytes + teacher_bytes for length in LENGTHS}}
-
-
-def measured_costs(
-    make_generator: Callable[[], BlockGenerator], rows: int, repeats: int = 2
-) -> Costs:
-    """Seconds of a round at each block length, for all rows and for a quarter of them.
-
-    Args:
-        make_generator: gives one without rows.
-        rows: rows decoded at once.
-        repeats: rounds at each length, of which the fastest counts; the first warms up.
-    """
-    return {
-        count: _measured(make_generator(), count, repeats)
-        for count in sorted({rows, max(1, rows // 4)})
-    }
-
-
-def _measured(generator: BlockGenerator, rows: int, repeats: int) -> dict[int, float]:
-    for decoder in generator.decoders:
-        decoder.prefill([tuple(range(1, 33))] * rows)
-    costs = {}
-    for length in (length for length in LENGTHS if length <= generator.max_block):
-        seconds = []
-        for number in range(repeats + 1):
-            begun = time.perf_counter()
-            block = generator.generate(mx.ones((rows,), mx.int32), *_noise(rows, length, number))
-            mx.eval(block.tokens, block.accepted)
-            seconds.append(time.perf_counter() - begun)
-            for decoder in generator.decoders if generator.max_block > 1 else ():
-                decoder.trim(np.full(rows, length))
-        costs[length] = min(seconds[1:])
-    return costs
-
-
-def _noise(rows: int, length: int, seed: int) -> tuple[mx.array, mx.array]:
-    generator = np.random.default_rng(seed)
-    noise = generator.random((2, rows, length, 2), np.float32) * (1 - 2.0**-24)
-    return mx.array(noise[0].astype(np.float32)), mx.array(noise[1].astype(np.float32))
+    return {length: length * student_bytes + teacher_bytes for length in LENGTHS}

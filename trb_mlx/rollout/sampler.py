@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -66,12 +67,12 @@ def _generate(
                     decoder.prefill(prompts)
             if not len(batch):
                 return batch.result(sampling.temperature)
-            length = min(draft_length.choose(len(batch)), generator.max_block, batch.most_left())
+            rows, begun = len(batch), time.perf_counter()
+            length = min(draft_length.choose(rows), generator.max_block, batch.most_left())
             block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
             mx.eval(block.tokens, block.accepted)  # the host has to see which rows stopped
             accepted = np.asarray(block.accepted)
             emitted = np.minimum(accepted + 1, length)
-            draft_length.observe(int(emitted.sum()), int((emitted - accepted).sum()))
             appended, unfinished = batch.append(np.asarray(block.tokens), emitted)
             if support:
                 batch.record(appended, block.records.of_first(appended))
@@ -79,6 +80,9 @@ def _generate(
                 decoder.filter(unfinished)
                 decoder.trim(length - appended[unfinished])
             batch.filter(unfinished)
+            seconds = time.perf_counter() - begun
+            rejected = int((emitted - accepted).sum())
+            draft_length.observe(rows, length, int(emitted.sum()), rejected, seconds)
 
 
 @contextmanager

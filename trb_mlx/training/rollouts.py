@@ -10,10 +10,9 @@ from trb_mlx.config import Config
 from trb_mlx.data.prompts import order
 from trb_mlx.models.pair import Pair
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs, measured_costs
+from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs
 from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score
-from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.training.target import is_supervised
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
@@ -34,6 +33,7 @@ class RolloutSampler:
         self._pair = pair
         self._prompts = prompts
         self._keep_hidden = keep_hidden
+        self._timed = not config.train.deterministic
         # A step, and `drafting` when it began.
         self._before: tuple[int, dict[str, Any] | None] = (-1, None)
 
@@ -45,7 +45,7 @@ class RolloutSampler:
     @drafting.setter
     def drafting(self, state: dict[str, Any] | None) -> None:
         """Go on with what a checkpoint kept."""
-        self.draft_length = None if state is None else Adaptive.restored(state)
+        self.draft_length = None if state is None else Adaptive.restored(state, self._timed)
 
     def rewind(self, step: int) -> None:
         """Forget what the rollouts of a step showed, where they are the last that were drawn."""
@@ -75,23 +75,18 @@ class RolloutSampler:
         if self.behavior.needs_teacher(step):
             budget = self.behavior.budget(step)
             if self.draft_length is None:
-                self.draft_length = self._draft_length(sampling, budget, len(jobs))
+                self.draft_length = self._draft_length()
             return sample_blended(pair, jobs, sampling, self.behavior, budget, self.draft_length)
         rollout = sample(pair.student, jobs, sampling)
         score(pair.teacher, rollout, sizes, self._keep_hidden)
         return rollout
 
-    def _draft_length(self, sampling: Sampling, budget: float, rollouts: int) -> DraftLength:
+    def _draft_length(self) -> DraftLength:
         setting, pair = self._config.rollout.draft_length, self._pair
         if setting != "auto":
             return Fixed(setting)
-        if self._config.train.deterministic:
-            return Adaptive(assumed_costs(pair.student.model.nbytes(), pair.teacher.model.nbytes()))
-        rows = min(sampling.batch_size, rollouts)
-        costs = measured_costs(
-            lambda: SpeculativeGenerator(pair, self.behavior, budget, sampling), rows
-        )
-        return Adaptive(costs)
+        costs = assumed_costs(pair.student.model.nbytes(), pair.teacher.model.nbytes())
+        return Adaptive(costs, self._timed)
 
     def _jobs(self, step: int) -> list[Job]:
         train = self._config.train
