@@ -94,7 +94,6 @@ def _write_spec(root: Path, spec: CompareSpec) -> str:
     """Put a comparison that is no file where processes of their own find it."""
     path = root / "comparison.yaml"
     with disk_errors(str(path)):
-        root.mkdir(parents=True, exist_ok=True)
         write_text(path, dump_yaml(spec.model_dump(mode="json", exclude_unset=True)))
     return str(path)
 
