@@ -11,9 +11,8 @@ from mlx.utils import tree_flatten
 from trb_mlx.adapters.adapter import CONFIG, Adapter, read_arrays, read_json
 from trb_mlx.adapters.mlx_lm import read_mlx_adapter
 from trb_mlx.errors import UserError
-from trb_mlx.models import mlxlm
 from trb_mlx.models.loading import LanguageModel
-from trb_mlx.models.lora import LEAVES, adapted_modules
+from trb_mlx.models.lora import LEAVES, adapted_modules, make_lora_layers
 
 
 def load_adapter(model: LanguageModel, folder: Path, weights: Path) -> list[int]:
@@ -63,9 +62,7 @@ def add_adapter(module: nn.Module, adapter: Adapter, where: str) -> None:
             raise UserError(f"{where}: it has no matrices for {min(missing)}.")
     parameters = {"rank": adapter.rank, "scale": adapter.scale, "dropout": adapter.dropout}
     try:
-        mlxlm.linear_to_lora_layers(
-            module, -1, parameters | {"keys": adapter.modules}, use_dora=adapter.dora
-        )
+        make_lora_layers(module, -1, parameters | {"keys": adapter.modules}, adapter.dora)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
     fill_adapter(module, adapter, where)

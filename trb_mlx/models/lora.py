@@ -11,6 +11,7 @@ import mlx.nn as nn
 from trb_mlx.config import LoraConfig
 from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.models import mlxlm
+from trb_mlx.models.lora_linear import speed_up_lora
 
 # An adapter's matrices under a module's name; `m` is DoRA's magnitude.
 LEAVES = ("lora_a", "lora_b", "m")
@@ -40,17 +41,27 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int) -> None:
     module.freeze()
     mx.random.seed(seed)
     try:
-        mlxlm.linear_to_lora_layers(
-            module, lora_layers(module, config), lora_parameters(config), use_dora=config.dora
-        )
+        make_lora_layers(module, lora_layers(module, config), lora_parameters(config), config.dora)
     except ValueError as error:
         raise UserError(f"lora: {error}") from error
     for _, layer in module.named_modules():
         for leaf in LEAVES:
             if leaf in layer and layer[leaf].dtype != mx.float32:
                 layer[leaf] = layer[leaf].astype(mx.float32)
-    module.eval()  # new layers would drop out until the first update, in rollouts too
     mx.eval(module.parameters())
+
+
+def make_lora_layers(
+    module: nn.Module, num_layers: int, parameters: dict[str, Any], dora: bool
+) -> None:
+    """Put mlx-lm's LoRA layers in the last blocks (all for -1), and let them run in few launches.
+
+    Raises:
+        ValueError: a layer cannot carry an adapter.
+    """
+    mlxlm.linear_to_lora_layers(module, num_layers, parameters, use_dora=dora)
+    module.eval()  # new layers would drop out until the first update, in rollouts too
+    speed_up_lora(module)
 
 
 def adapted_modules(module: nn.Module, keys: Sequence[str], num_layers: int) -> set[str]:

@@ -20,6 +20,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.models.rope_utils import initialize_rope
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
+from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import (
     _download,
@@ -35,6 +36,7 @@ from mlx_lm.utils import quantize_model as _quantize_model
 
 __all__ = [
     "KVCache",
+    "LoRALinear",
     "RotatingKVCache",
     "TokenizerWrapper",
     "config_fields",
