@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import mlx.core as mx
 import pytest
 
-from trb_mlx.backend import on_metal
+from trb_mlx.backend import METAL_ENVIRONMENT, on_metal
 from trb_mlx.doctor.machine import back_end
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.rollout.sampler import wired_memory
@@ -36,6 +37,30 @@ def test_the_console_script_prints_the_sentence_alone() -> None:
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert SENTENCE in done.stderr
+
+
+METAL = """
+import os, sys
+sys.platform = "darwin"
+os.environ["MLX_MAX_MB_PER_BUFFER"] = "25"
+import trb_mlx
+from trb_mlx.backend import METAL_ENVIRONMENT
+assert "mlx.core" not in sys.modules
+trb_mlx.blend_logprobs
+print({name: os.environ.get(name) for name in METAL_ENVIRONMENT})
+"""
+
+
+@pytest.mark.parametrize("system", ["darwin", "linux"])
+def test_metals_environment_is_set_on_a_mac_before_it_starts(system: str) -> None:
+    code = METAL.replace("darwin", system)
+    command = [sys.executable, "-c", code]
+    environment = {n: v for n, v in os.environ.items() if n not in METAL_ENVIRONMENT}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, env=environment
+    )
+    values = METAL_ENVIRONMENT if system == "darwin" else dict.fromkeys(METAL_ENVIRONMENT)
+    assert done.stdout == f"{values | {'MLX_MAX_MB_PER_BUFFER': '25'}}\n"
 
 
 def test_a_mac_that_computes_on_its_cpu_is_asked_for_nothing_of_metals(

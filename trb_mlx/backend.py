@@ -5,16 +5,34 @@ MLX is imported within the functions, since `import trb_mlx` reads this module.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from importlib import import_module
+
+# What Metal reads when it starts. A command buffer is handed over with so many operations or
+# so many MB of arrays (MLX's own numbers on most chips, smaller than on the largest): until it
+# ends nothing that it reads or writes is freed, and nothing else is drawn on the display, for
+# which macOS kills work that takes long. MLX's maintainers name the last one against that
+# (ml-explore/mlx#3267).
+METAL_ENVIRONMENT = {
+    "MLX_MAX_OPS_PER_BUFFER": "40",
+    "MLX_MAX_MB_PER_BUFFER": "40",
+    "AGX_RELAX_CDM_CTXSTORE_TIMEOUT": "1",
+}
 
 
 def require_backend() -> None:
     """Import MLX's back end, or say how to install one.
 
+    On a Mac `METAL_ENVIRONMENT` is set before, but for what the user has set.
+
     Raises:
         ImportError: there is none; one sentence for a person.
     """
+    if sys.platform == "darwin":
+        for name, value in METAL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
     try:
         import_module("mlx.core")
     except ImportError as error:

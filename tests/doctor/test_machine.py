@@ -58,3 +58,15 @@ def test_the_working_set_is_metals_alone() -> None:
         machine.advice({"back end": "Metal", "memory (GiB)": 16.0, "C++ compiler": "none", **limit})
     )
     assert "iogpu" not in told(**limit)
+
+
+def test_how_metal_was_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_MAX_OPS_PER_BUFFER", "40")
+    monkeypatch.setenv("MLX_MAX_MB_PER_BUFFER", "25")
+    monkeypatch.setenv("AGX_RELAX_CDM_CTXSTORE_TIMEOUT", "1")
+    settings = machine.metal_settings()
+    assert settings == {"command buffers": "40 operations, 25 MB", "GPU watchdog": "relaxed"}
+    assert "display" not in told(**settings)
+    monkeypatch.setenv("AGX_RELAX_CDM_CTXSTORE_TIMEOUT", "0")
+    watchdog = machine.metal_settings()["GPU watchdog"]
+    assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in told(GPU_watchdog=watchdog)

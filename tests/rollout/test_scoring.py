@@ -7,7 +7,7 @@ import pytest
 
 from trb_mlx.models.pair import Pair
 from trb_mlx.rollout.sampler import sample
-from trb_mlx.rollout.scoring import sample_teacher
+from trb_mlx.rollout.scoring import sample_teacher, score_pair
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 TEXTS = ["a", "Compute 12+7.", "the quick brown fox jumps over it", "hm?"]
@@ -24,7 +24,9 @@ SAMPLING = Sampling(max_tokens=12, temperature=0.7, support=8)
 @pytest.fixture
 def rollout(pair: Pair) -> Rollout:
     """The teacher's own rollouts, scored by both models."""
-    return sample_teacher(pair, JOBS, SAMPLING, (5, 4096))
+    rollout = sample_teacher(pair, JOBS, SAMPLING)
+    score_pair(pair, rollout, SAMPLING, (5, 4096))
+    return rollout
 
 
 def test_the_teachers_records_are_those_of_the_teacher_alone(pair: Pair, rollout: Rollout) -> None:

@@ -37,6 +37,8 @@ STEPS = [
             "completions/mean_length": 30.0,
             "completions/truncated_fraction": 0.125,
             "time/rollout_s": 61.0,
+            "memory/rollout_gb": 1.25,
+            "memory/update_gb": 2.5,
         },
     ),
     StepResult(2, {"trb/epsilon": 0.0, "reverse_kl": 0.5, "skipped": 1.0, "eval/reverse_kl": 0.4}),
@@ -124,7 +126,8 @@ def test_the_summary_shows_before_and_after_and_where_time_went() -> None:
         summary.on_step(result)
     lines = summary.lines()
     assert lines[:2] == ["reverse KL 2.000 → 0.400", "teacher    100.0%"]
-    assert lines[-1].startswith("time       0:02 (loading 0:02, rollout 1:01")
+    assert lines[-2].startswith("time       0:02 (loading 0:02, rollout 1:01")
+    assert lines[-1] == "memory     2.5 GiB (rollout 1.25, update 2.5)"
 
 
 def test_a_resumed_run_s_summary_begins_where_the_run_did() -> None:

@@ -26,7 +26,7 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import sample, sample_blended
-from trb_mlx.rollout.scoring import sample_teacher, score
+from trb_mlx.rollout.scoring import sample_teacher, score, score_pair
 from trb_mlx.training.objective import Objective
 from trb_mlx.training.rollouts import RolloutSampler
 from trb_mlx.training.step import Stepper
@@ -116,7 +116,9 @@ def test_gkd_s_ends_are_forward_and_reverse_kl(pair: Pair) -> None:
 
 @pytest.mark.parametrize("mode", ["tail", "exact"])
 def test_the_sft_loss_is_the_mean_negative_log_likelihood(pair: Pair, mode: str) -> None:
-    rollout = sample_teacher(pair, jobs(), Sampling(max_tokens=10, support=8), SIZES)
+    sampling = Sampling(max_tokens=10, support=8)
+    rollout = sample_teacher(pair, jobs(), sampling)
+    score_pair(pair, rollout, sampling, SIZES)
     target, loss = TargetConfig(sft_steps=2), LossConfig(mode=mode)
     logprobs = student_logprobs(pair, rollout)
     chosen = [row[np.arange(len(row)), rollout.response(i)] for i, row in enumerate(logprobs)]

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from trb_mlx import __version__
-from trb_mlx.backend import on_gpu, on_metal
+from trb_mlx.backend import METAL_ENVIRONMENT, on_gpu, on_metal
 from trb_mlx.doctor.precision import product_rounding
 from trb_mlx.models.memory import machine_memory
 
@@ -67,10 +67,22 @@ def facts() -> dict[str, Any]:
     limit = info.get("max_recommended_working_set_size")
     if limit:
         known["recommended working set (GiB)"] = round(int(limit) / 2**30, 1)
+    if on_metal():
+        known |= metal_settings()
     known["float32 products (GFLOP/s)"] = round(matmul_gflops(), 1)
     known["rounding of float32 products"] = float(f"{product_rounding():.2g}")
     known["C++ compiler"] = "g++" if shutil.which("g++") else "none"
     return known
+
+
+def metal_settings() -> dict[str, str]:
+    """How Metal was started, from the environment that it was started in."""
+    operations, size, relaxed = (os.environ.get(name) for name in METAL_ENVIRONMENT)
+    own = "MLX's own number of"
+    return {
+        "command buffers": f"{operations or own} operations, {size or own} MB",
+        "GPU watchdog": "relaxed" if relaxed == "1" else "as macOS has it",
+    }
 
 
 def advice(known: Mapping[str, Any]) -> list[str]:
@@ -89,6 +101,11 @@ def advice(known: Mapping[str, Any]) -> list[str]:
             f"Both models, caches and activations should stay below {limit} GiB. On macOS 15 and "
             "later, `sudo sysctl iogpu.wired_limit_mb=N` raises that until the next restart; "
             f"choose N well below the {known['memory (GiB)']} GiB of the machine."
+        )
+    if known.get("GPU watchdog") == "as macOS has it":
+        lines.append(
+            "macOS may kill long work on the GPU while the display is on; trb-mlx sets "
+            "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 against that, and the environment here overrides it."
         )
     return lines
 

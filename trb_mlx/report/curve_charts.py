@@ -157,7 +157,7 @@ SPECS = (
         "cost",
         "Peak memory",
         "GiB",
-        "The highest use of MLX's allocator within a step.",
+        "The highest use of MLX's allocator within a step: drawing, scoring or updating.",
     ),
 )
 SECTIONS = {

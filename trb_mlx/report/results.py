@@ -19,6 +19,12 @@ PHASES = {
     "time/reward_s": "rewards",
     "time/eval_s": "evaluation",
 }
+PEAKS = {  # runs of earlier versions have none of them
+    "memory/rollout_gb": "rollouts",
+    "memory/score_gb": "scoring",
+    "memory/update_gb": "updates",
+    "memory/eval_gb": "evaluation",
+}
 
 
 class Result(NamedTuple):
@@ -47,9 +53,11 @@ def key_results(method: Method) -> list[Result]:
         note = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         results.append(Result("time", clock(total), note))
     if speed := curve(method, "tokens_per_second"):
-        memory = curve(method, "memory/peak_gb")
-        note = f"peak memory {rounded(memory.values.max())} GiB" if memory else ""
-        results.append(Result("throughput", f"{speed.values.mean():,.0f} tokens/s", note))
+        results.append(Result("throughput", f"{speed.values.mean():,.0f} tokens/s", ""))
+    if memory := curve(method, "memory/peak_gb"):
+        phases = ((name, curve(method, metric)) for metric, name in PEAKS.items())
+        note = ", ".join(f"{name} {rounded(gb.values.max())}" for name, gb in phases if gb)
+        results.append(Result("peak memory", f"{rounded(memory.values.max())} GiB", note))
     return results
 
 

@@ -37,20 +37,22 @@ def score(
         _record(records, chunk, values, keep_hidden)
 
 
-def sample_teacher(
-    pair: Pair, jobs: Sequence[Job], sampling: Sampling, sizes: tuple[int, int]
-) -> Rollout:
-    """Draw from the teacher alone, then score with both models.
+def sample_teacher(pair: Pair, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
+    """Draw from the teacher alone, without records; the stop event is the student's EOS."""
+    return sample(pair.teacher, jobs, replace(sampling, support=0, keep_hidden=False))
+
+
+def score_pair(pair: Pair, rollout: Rollout, sampling: Sampling, sizes: tuple[int, int]) -> None:
+    """Fill in both models' records of rollouts that the teacher drew.
 
     Args:
-        pair: both models; the stop event is the student's EOS, as in every rollout.
-        jobs: what is to be drawn.
-        sampling: as for other rollouts.
-        sizes: the most rows and the most positions of a scoring pass.
+        pair: both models.
+        rollout: from `sample_teacher`.
+        sampling: as it was drawn with; what is kept.
+        sizes: the most rows and the most positions of a pass.
     """
-    rollout = sample(pair.teacher, jobs, replace(sampling, support=0, keep_hidden=False))
     support, temperature = min(sampling.support, pair.student.merge.size), rollout.temperature
-    rollout.records = Records.empty(len(jobs), rollout.tokens.shape[1], support)
+    rollout.records = Records.empty(len(rollout.jobs), rollout.tokens.shape[1], support)
     for chunk in logit_chunks([pair.student, pair.teacher], rollout, *sizes):
         student, teacher = (softmax(logits, temperature) for logits in chunk.logits)
         tokens = chunk.take(rollout.tokens)
@@ -62,7 +64,6 @@ def sample_teacher(
         )
         values = pair_records(student, teacher, blend, tokens, support, temperature)
         _record(rollout.records, chunk, values, sampling.keep_hidden)
-    return rollout
 
 
 def _record(

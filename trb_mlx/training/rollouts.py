@@ -12,7 +12,8 @@ from trb_mlx.models.pair import Pair
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs
 from trb_mlx.rollout.sampler import sample, sample_blended
-from trb_mlx.rollout.scoring import sample_teacher, score
+from trb_mlx.rollout.scoring import sample_teacher, score, score_pair
+from trb_mlx.training.peak_memory import PeakMemory
 from trb_mlx.training.target import is_supervised
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
@@ -20,7 +21,7 @@ from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 class RolloutSampler:
     """Draws each step's rollouts from the behavior policy, scored by both models.
 
-    `draft_length` is chosen when the teacher is first asked.
+    `draft_length` is chosen when the teacher is first asked; `peaks` measures its phases.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class RolloutSampler:
         """With `keep_hidden` the teacher's last hidden states are recorded too."""
         self.behavior = make_behavior(config.behavior)
         self.draft_length: DraftLength | None = None
+        self.peaks = PeakMemory()
         self._config = config
         self._pair = pair
         self._prompts = prompts
@@ -71,14 +73,23 @@ class RolloutSampler:
             self._keep_hidden,
         )
         if supervised:
-            return sample_teacher(pair, jobs, sampling, sizes)
+            with self.peaks.phase("rollout"):
+                rollout = sample_teacher(pair, jobs, sampling)
+            with self.peaks.phase("score"):
+                score_pair(pair, rollout, sampling, sizes)
+            return rollout
         if self.behavior.needs_teacher(step):
             budget = self.behavior.budget(step)
             if self.draft_length is None:
                 self.draft_length = self._draft_length()
-            return sample_blended(pair, jobs, sampling, self.behavior, budget, self.draft_length)
-        rollout = sample(pair.student, jobs, sampling)
-        score(pair.teacher, rollout, sizes, self._keep_hidden)
+            with self.peaks.phase("rollout"):
+                return sample_blended(
+                    pair, jobs, sampling, self.behavior, budget, self.draft_length
+                )
+        with self.peaks.phase("rollout"):
+            rollout = sample(pair.student, jobs, sampling)
+        with self.peaks.phase("score"):
+            score(pair.teacher, rollout, sizes, self._keep_hidden)
         return rollout
 
     def _draft_length(self) -> DraftLength:

@@ -81,7 +81,6 @@ class Trainer:
         """Roll out, score, update and reward: one more update than `step`, not counted yet."""
         step, train = self.step, self.config.train
         self._call("on_phase", "update", step + 1)
-        mx.reset_peak_memory()
         # Dropout is the only thing that draws from MLX's own state, and a resumed run has none.
         mx.random.seed((train.seed * 1_000_003 + step) % 2**63)
         begun = time.perf_counter()
@@ -89,7 +88,8 @@ class Trainer:
         mx.clear_cache()  # what the caches held is of other shapes than what the update needs
         sampled = time.perf_counter()
         rate = learning_rate(step, train.learning_rate, train.lr_warmup_steps)
-        metrics = self.stepper.update(rollout, rate)
+        with self.sampler.peaks.phase("update"):
+            metrics = self.stepper.update(rollout, rate)
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
         metrics["skipped_updates"] = float(self.stepper.skipped)
@@ -100,18 +100,20 @@ class Trainer:
             "time/rollout_s": sampled - begun,
             "time/update_s": updated - sampled,
             "time/reward_s": ended - updated,
-            "memory/peak_gb": mx.get_peak_memory() / 2**30,
         }
+        peaks = self.sampler.peaks.take()
+        metrics |= {"memory/peak_gb": max(peaks.values())} | peaks
         return StepResult(step + 1, metrics, rollout, rewards)
 
     def evaluate(self, step: int) -> Metrics:
         """Metrics on held-out prompts after `step` updates, before the first the teacher's too."""
         self._call("on_phase", "evaluation", step)
-        begun = time.perf_counter()
-        metrics = self.evaluator.evaluate_student()
-        if step == 0 and self.config.eval.teacher:
-            metrics |= self.evaluator.evaluate_teacher()
-        return metrics | {"time/eval_s": time.perf_counter() - begun}
+        begun, peaks = time.perf_counter(), self.sampler.peaks
+        with peaks.phase("eval"):
+            metrics = self.evaluator.evaluate_student()
+            if step == 0 and self.config.eval.teacher:
+                metrics |= self.evaluator.evaluate_teacher()
+        return metrics | {"time/eval_s": time.perf_counter() - begun} | peaks.take()
 
     def _evaluates(self, step: int) -> bool:
         every = self.config.eval.every  # 0: only at both ends
