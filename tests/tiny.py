@@ -97,8 +97,92 @@ EXTRAS: dict[str, dict[str, object]] = {
         "partial_rotary_factor": 0.5,
     },
 }
-# Families of recurrent layers that heed no row lengths in mlx-lm's batch caches.
-DEAF: dict[str, dict[str, object]] = {
+_QWEN3_5: dict[str, object] = {
+    "full_attention_interval": 2,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
+}
+_EXPERTS: dict[str, object] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "norm_topk_prob": True,
+}
+RECURRENT = ("lfm2", "mamba2", "qwen3_next")  # of those above
+# More families of layers that keep windows or recurrent states, which are rewound.
+HYBRIDS: dict[str, dict[str, object]] = {
+    "qwen3_5": {"text_config": SIZES | _QWEN3_5},
+    "qwen3_5_moe": {
+        "text_config": SIZES | _QWEN3_5 | _EXPERTS | {"shared_expert_intermediate_size": 16}
+    },
+    "kimi_linear": {  # gated delta rule of gates a channel and latent attention, experts
+        "linear_attn_config": {
+            "kda_layers": [1],
+            "full_attn_layers": [2],
+            "num_heads": 2,
+            "head_dim": 8,
+            "short_conv_kernel_size": 4,
+        },
+        "model_max_length": 512,
+        "num_experts": 4,
+        "num_experts_per_token": 2,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+    },
+    "lfm2_moe": {
+        **_EXPERTS,
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "full_attention", "conv"],
+        "use_expert_bias": True,
+        "num_dense_layers": 1,
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+    },
+    "granitemoehybrid": {  # Mamba 2 and attention, experts
+        "embedding_multiplier": 2.0,
+        "attention_multiplier": 0.3,
+        "logits_scaling": 4.0,
+        "residual_multiplier": 0.5,
+        "attention_bias": False,
+        "layer_types": ["mamba", "attention"],
+        "shared_intermediate_size": 64,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_d_conv": 4,
+        "mamba_n_groups": 1,
+        "mamba_proj_bias": False,
+        "mamba_conv_bias": True,
+    },
+    "falcon_h1": {  # Mamba 2 beside attention in each layer
+        "mamba_d_ssm": 64,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_heads": 4,
+        "embedding_multiplier": 1.0,
+        "lm_head_multiplier": 1.0,
+    },
+    "plamo2": {  # Mamba 2 and attention
+        "hidden_size_per_head": 8,
+        "mamba_num_heads": 4,
+        "mamba_step": 2,
+        "mamba_d_state": 8,
+    },
     "olmo_hybrid": {  # gated delta rule and attention
         "num_key_value_heads": 4,
         "layer_types": ["linear_attention", "full_attention"],
@@ -125,6 +209,9 @@ DEAF: dict[str, dict[str, object]] = {
         "use_bias": False,
         "use_conv_bias": True,
     },
+}
+# Families of recurrent layers that are not rewound, and heed no lengths in mlx-lm's batch caches.
+DEAF: dict[str, dict[str, object]] = {
     "jamba": {  # Mamba and attention, experts
         "attn_layer_offset": 1,
         "attn_layer_period": 2,
@@ -199,7 +286,7 @@ def make_model(
         "vocab_size": vocab,
         "eos_token_id": ids if len(ids) > 1 else ids[0],
         **SIZES,
-        **(EXTRAS | DEAF).get(kind, {}),
+        **(EXTRAS | HYBRIDS | DEAF).get(kind, {}),
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))

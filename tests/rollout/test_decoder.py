@@ -10,18 +10,18 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import ArraysCache, BatchKVCache
-from tiny import DEAF, EXTRAS, SIZES, make_model
+from tiny import DEAF, EXTRAS, HYBRIDS, SIZES, make_model
 
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.target import open_target
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, make_scorer
+from trb_mlx.rollout import cache_trial
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 from trb_mlx.rollout.row_cache import Offsets
 
-RECURRENT = {"lfm2", "mamba2", "qwen3_next"}
 MERGED_FAIL = {"gemma2"}  # mlx-lm's own batch caches do not work with its scores of grouped heads
 PROMPTS = [tuple(t.encode()) for t in ("a", "Compute 12+7.", "the quick brown fox jumps", "hm?")]
 
@@ -52,7 +52,7 @@ def assert_reads(scorer: Scorer, decoder: Decoder, texts: list[list[int]], count
         np.testing.assert_allclose(actual[row], alone, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", sorted(set(EXTRAS) - RECURRENT))
+@pytest.mark.parametrize("kind", sorted([*EXTRAS, *HYBRIDS]))
 def test_rows_are_prefilled_trimmed_and_filtered(kind: str, tmp_path: Path) -> None:
     """Blocks of several lengths, ragged prompts, windows (gemma3) shorter than the rows."""
     scorer = scorer_of(kind, tmp_path)
@@ -65,9 +65,10 @@ def test_rows_are_prefilled_trimmed_and_filtered(kind: str, tmp_path: Path) -> N
         decoder.trim(np.array(unused))
         for text, dropped in zip(texts, unused, strict=True):
             del text[len(text) - dropped :]
+    assert_reads(scorer, decoder, texts, 2)
     decoder.filter([0, 2])  # the middle row leaves
-    decoder.trim(np.array([1, 0]))
-    texts = [texts[0][:-1], texts[2]]
+    decoder.trim(np.array([2, 0]))
+    texts = [texts[0][:-2], texts[2]]
     decoder.prefill([PROMPTS[3], PROMPTS[3], PROMPTS[0]])
     texts += [list(PROMPTS[3][:-1]), list(PROMPTS[3][:-1]), []]
     assert_reads(scorer, decoder, texts, 4)
@@ -124,6 +125,7 @@ def test_rounding_in_16_bits_hides_no_padding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nemotron-H is moved by padding less than by what bfloat16 may be off by elsewhere."""
+    monkeypatch.setattr(cache_trial, "TRIMMABLE", ())
     scorer = scorer_of("nemotron_h", tmp_path)
     module = scorer.model.module
     module.update(tree_map(lambda a: 3 * a if a.ndim > 1 else a, module.parameters()))
@@ -151,6 +153,7 @@ def test_batches_whose_padding_is_seen_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row then has a cache of its own, and is read rightly."""
+    monkeypatch.setattr(cache_trial, "TRIMMABLE", ())
     monkeypatch.setattr(
         BatchKVCache, "make_mask", lambda self, count, **_: create_causal_mask(count, self._idx)
     )
@@ -167,6 +170,7 @@ def test_batches_whose_padding_is_seen_are_given_up(
 def test_a_model_that_no_cache_serves_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cache_trial, "TRIMMABLE", ())
     plain = ArraysCache.__getitem__
     monkeypatch.setattr(
         ArraysCache,

@@ -16,7 +16,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 from mlx_lm.models.rope_utils import initialize_rope
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
@@ -35,6 +41,8 @@ from mlx_lm.utils import dequantize_model as _dequantize_model
 from mlx_lm.utils import quantize_model as _quantize_model
 
 __all__ = [
+    "ArraysCache",
+    "CacheList",
     "KVCache",
     "LoRALinear",
     "RotatingKVCache",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from trb_mlx.ops.numerics import total_variation
 from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 
 Make = Callable[..., Decoder]
+Tokens = Sequence[tuple[int, ...]]
 TRIMMABLE: tuple[Make, ...] = (RowDecoder, partial(RowDecoder, grouped=True))
 PREFILLED_SINGLY: Make = partial(MergedDecoder, batched=False)
 
@@ -98,29 +99,41 @@ def _decoding_gap(scorer: Scorer, decoder: Decoder) -> float:
     )
     texts = [list(prompt[:-1]) for prompt in prompts]
     decoder.prefill(prompts)
+    steps: list[Tokens] = [[(token,) for token in step] for step in zip(*block, strict=True)]
     if decoder.is_trimmable:
         gaps = [_reading_gap(scorer, decoder, texts, block)]
-        counts = np.array([2, 0, 1])
-        decoder.trim(counts)
-        texts = [text[: len(text) - n] for text, n in zip(texts, counts, strict=True)]
-        gaps.append(_reading_gap(scorer, decoder, texts, block))
+        _trim(decoder, texts, [2, 0, 1])
+        for step in steps[:-1]:  # drafts are read one by one, and trimmed together
+            _read(decoder, texts, step)
+        gaps.append(_reading_gap(scorer, decoder, texts, steps[-1]))
     else:
-        steps = zip(*block, strict=True)
-        gaps = [_reading_gap(scorer, decoder, texts, [(t,) for t in step]) for step in steps]
+        gaps = [_reading_gap(scorer, decoder, texts, step) for step in steps]
     decoder.filter([1, 2])
+    texts = texts[1:]
+    if decoder.is_trimmable:
+        _trim(decoder, texts, [2, 1])
     later = tuple(token % size for token in LATER)
     decoder.prefill([later])
-    texts = [*texts[1:], list(later[:-1])]
-    gaps.append(_reading_gap(scorer, decoder, texts, [row[:1] for row in block]))
+    texts.append(list(later[:-1]))
+    gaps.append(_reading_gap(scorer, decoder, texts, block if decoder.is_trimmable else steps[0]))
     return float(np.max(gaps))  # nan where one is
 
 
-def _reading_gap(
-    scorer: Scorer, decoder: Decoder, texts: list[list[int]], block: list[tuple[int, ...]]
-) -> float:
-    """Append a block to the rows and to their texts; compare what both predict after it."""
-    decoded = scorer.logits_of(decoder.hidden(mx.array(block)))[:, -1]
+def _trim(decoder: Decoder, texts: list[list[int]], counts: list[int]) -> None:
+    decoder.trim(np.array(counts))
+    for text, count in zip(texts, counts, strict=True):
+        del text[len(text) - count :]
+
+
+def _read(decoder: Decoder, texts: list[list[int]], block: Tokens) -> mx.array:
+    """Append a block to the rows and to their texts: hidden states `[B, T, D]`."""
     for text, tokens in zip(texts, block, strict=True):
         text.extend(tokens)
+    return decoder.hidden(mx.array(list(block)))
+
+
+def _reading_gap(scorer: Scorer, decoder: Decoder, texts: list[list[int]], block: Tokens) -> float:
+    """Append a block to the rows and to their texts; compare what both predict after it."""
+    decoded = scorer.logits_of(_read(decoder, texts, block))[:, -1]
     alone = mx.concatenate([scorer.logits(mx.array([text]))[:, -1] for text in texts])
     return float(total_variation(softmax(decoded).probs, softmax(alone).probs).max())

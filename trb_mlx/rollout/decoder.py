@@ -12,7 +12,10 @@ import numpy as np
 
 from trb_mlx.models import mlxlm
 from trb_mlx.models.pair import Scorer
-from trb_mlx.rollout.row_cache import Offsets, RowKVCache
+from trb_mlx.models.replay import make_recordable
+from trb_mlx.rollout.layer_caches import RowCache, extract, flatten, make_row_cache, recurrent
+from trb_mlx.rollout.recurrent_cache import reading
+from trb_mlx.rollout.row_cache import Offsets
 
 PREFILL_TOKENS = 2048  # positions of each row that one prefill pass reads, as mlx-lm does
 
@@ -48,26 +51,37 @@ class Decoder(Protocol):
         """Keep the listed rows, in that order."""
 
     def trim(self, counts: np.ndarray) -> None:
-        """Take back the last tokens that each row read, int `[B]`."""
+        """Take back the last tokens that each row read, int `[B]`: none from before the last trim.
+
+        A prefill leaves nothing to trim either.
+        """
 
 
 class RowDecoder:
-    """Attention caches with an offset a row. Rollouts of one prompt share its prefill."""
+    """Caches with an offset a row. Rollouts of one prompt share its prefill."""
 
     is_trimmable = True
 
     def __init__(self, scorer: Scorer, grouped: bool = False, chunk: int = PREFILL_TOKENS) -> None:
-        """No rows yet; `grouped` as in `RowKVCache`, `chunk` positions a prefill pass."""
+        """No rows yet; `grouped` as in `RowKVCache`, `chunk` positions a prefill pass.
+
+        Raises:
+            TypeError: a layer keeps something else than keys and values of all places or a window,
+                or states of the recurrences that can be run again.
+        """
         self._scorer = scorer
         self._chunk = chunk
         self._grouped = grouped
-        self._windows = _windows(scorer)
+        self._kept = _empty_cache(scorer)
         self._offsets = Offsets([])
         self._layers = self._empty(self._offsets)
-        self._last: tuple[tuple[int, ...], list[RowKVCache]] | None = None
+        self._untrimmed = 0  # positions that each row read since the last trim
+        self._last: tuple[tuple[int, ...], list[RowCache]] | None = None
+        if recurrent(self._layers):
+            make_recordable(scorer.model.module)
 
-    def _empty(self, offsets: Offsets) -> list[RowKVCache]:
-        return [RowKVCache(offsets, window, self._grouped) for window in self._windows]
+    def _empty(self, offsets: Offsets) -> list[RowCache]:
+        return [make_row_cache(kept, offsets, self._grouped) for kept in self._kept]
 
     def prefill(self, prompts: Prompts) -> None:
         """Read each distinct prompt once; several rows may share it."""
@@ -77,38 +91,48 @@ class RowDecoder:
         else:
             layers = self._prefill_padded([prompt[:-1] for prompt in distinct])
         rows = mx.array([distinct.index(prompt) for prompt in prompts])
-        for layer, new in zip(self._layers, layers, strict=True):
+        for layer, new in zip(flatten(self._layers), flatten(layers), strict=True):
             layer.extend(new.extract(rows))
         lengths = np.array([len(prompt) - 1 for prompt in prompts], np.int32)
         self._offsets.set(np.concatenate([self._offsets.lengths, lengths]))
+        self._untrimmed = 0
         # Jobs come prompt by prompt: the next to be admitted may be of the last one again.
         last = mx.array([len(distinct) - 1])
-        self._last = distinct[-1], [layer.extract(last) for layer in layers]
+        self._last = distinct[-1], [extract(layer, last) for layer in layers]
 
-    def _prefill_padded(self, heads: Prompts) -> list[RowKVCache]:
+    def _prefill_padded(self, heads: Prompts) -> list[RowCache]:
         """Right-padded; what stands beyond a row's offset is never seen and written over."""
         offsets = Offsets([0] * len(heads))
         layers = self._empty(offsets)
+        lengths = np.array([len(head) for head in heads])
         longest = max(1, *(len(head) for head in heads))
         rows = mx.array([list(head) + [0] * (longest - len(head)) for head in heads])
         for start in range(0, longest, self._chunk):
             part = rows[:, start : start + self._chunk]
-            self._scorer.hidden(part, layers)
+            counts = np.clip(lengths - start, 0, part.shape[1])
+            padded = bool((counts < part.shape[1]).any())
+            with reading(recurrent(layers), mx.array(counts) if padded else None):
+                self._scorer.hidden(part, layers)
+            for layer in recurrent(layers):
+                layer.trim(None)
             offsets.set(offsets.lengths + part.shape[1])
-            mx.eval([layer.state for layer in layers])
+            mx.eval([layer.state for layer in flatten(layers)])
         return layers
 
     def hidden(self, tokens: mx.array) -> mx.array:
         """Each row writes behind its own offset."""
-        hidden = self._scorer.hidden(tokens, self._layers)
-        self._offsets.set(self._offsets.lengths + tokens.shape[1])
-        return hidden
+        return self._read(self._scorer.hidden, tokens)
 
     def logits(self, tokens: mx.array) -> mx.array:
         """Each row writes behind its own offset."""
-        logits = self._scorer.logits(tokens, self._layers)
+        return self._read(self._scorer.logits, tokens)
+
+    def _read(self, forward: Callable[[mx.array, Any], mx.array], tokens: mx.array) -> mx.array:
+        with reading(recurrent(self._layers)):
+            output = forward(tokens, self._layers)
         self._offsets.set(self._offsets.lengths + tokens.shape[1])
-        return logits
+        self._untrimmed += tokens.shape[1]
+        return output
 
     def filter(self, rows: Sequence[int]) -> None:
         """Copy the listed rows, unless none leaves."""
@@ -116,15 +140,19 @@ class RowDecoder:
             return
         if len(rows):
             index = mx.array(list(rows), dtype=mx.int32)
-            for layer in self._layers:
+            for layer in flatten(self._layers):
                 layer.filter(index)
         else:
             self._layers = self._empty(self._offsets)
         self._offsets.set(self._offsets.lengths[list(rows)])
 
     def trim(self, counts: np.ndarray) -> None:
-        """Lower the offsets: no data moves."""
-        if counts.any():
+        """Lower the offsets, where no data moves, and run recurrences again."""
+        kept = mx.array(self._untrimmed - counts) if counts.any() else None
+        for layer in recurrent(self._layers):
+            layer.trim(kept)
+        self._untrimmed = 0
+        if kept is not None:
             self._offsets.set(self._offsets.lengths - counts.astype(np.int32))
 
 
@@ -255,20 +283,3 @@ def _prefilled(scorer: Scorer, prompts: Prompts, chunk: int) -> list[list[Any]]:
 def _merged(rows: Sequence[list[Any]]) -> list[Any]:
     """One batch cache a layer of the caches of several rows."""
     return [layers[0].merge(layers) for layers in zip(*rows, strict=True)]
-
-
-def _windows(scorer: Scorer) -> list[int | None]:
-    """Each layer's sliding window.
-
-    Raises:
-        TypeError: a layer keeps something else than keys and values of all places or a window.
-    """
-    windows: list[int | None] = []
-    for cache in _empty_cache(scorer):
-        if type(cache) is mlxlm.KVCache:
-            windows.append(None)
-        elif type(cache) is mlxlm.RotatingKVCache and not cache.keep:
-            windows.append(int(cache.max_size))
-        else:
-            raise TypeError(type(cache).__name__)
-    return windows
