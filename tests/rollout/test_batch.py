@@ -48,6 +48,9 @@ def test_every_job_gets_its_own_tokens(
             assert counts[row] <= block
             assert batch.lengths[row] == before[row] + counts[row]
             appended[number] += emitted[row, : counts[row]].tolist()
+        # Whatever leaves, each other row keeps its place, unless it moves up into a free one.
+        assert all(row == place or place not in unfinished for place, row in enumerate(unfinished))
+        assert all(row >= place for place, row in enumerate(unfinished))
         batch.filter(unfinished)
     rollout = batch.result(1.0)
     for number, length in enumerate(lengths):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from trb_mlx.models.pair import Scorer, make_scorer
 from trb_mlx.rollout import cache_trial
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
+from trb_mlx.rollout.layer_caches import flatten
 from trb_mlx.rollout.row_cache import Offsets
 
 MERGED_FAIL = {"gemma2"}  # mlx-lm's own batch caches do not work with its scores of grouped heads
@@ -75,6 +77,38 @@ def test_rows_are_prefilled_trimmed_and_filtered(kind: str, tmp_path: Path) -> N
     decoder.filter([])
     decoder.prefill(PROMPTS[:1])  # the prompt of the last row: its prefill is remembered
     assert_reads(scorer, decoder, [[]], 2)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_row_that_leaves_or_comes_copies_no_other(ragged: bool, tmp_path: Path) -> None:
+    """What is held at once grows by a row or two, not by another set of caches."""
+    scorer = scorer_of("llama", tmp_path)
+    decoder = RowDecoder(scorer)
+    rows = 32
+    prompts = [PROMPTS[2][: len(PROMPTS[2]) - ragged * (row % 2)] for row in range(rows)]
+    decoder.prefill(prompts)
+    texts = [list(prompt[:-1]) for prompt in prompts]
+    assert_reads(scorer, decoder, texts, 1)
+    held = sum(array.nbytes for layer in flatten(decoder._layers) for array in layer.state)
+
+    def peak_of(change: Callable[[], None]) -> int:
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        change()
+        mx.eval([layer.state for layer in flatten(decoder._layers)])
+        return mx.get_peak_memory() - before
+
+    order = [*range(3), rows - 1, *range(4, rows - 1)]
+    assert peak_of(lambda: decoder.filter(order)) < held / 8
+    texts = [texts[row] for row in order]
+    decoder.hidden(mx.array([[5]] * len(texts)))  # a spare row writes too
+    decoder.trim(np.ones(len(texts), np.int32))
+    assert_reads(scorer, decoder, texts, 1)
+    decoder._last = None
+    assert peak_of(lambda: decoder.prefill(PROMPTS[1:2])) < held / 4
+    texts.append(list(PROMPTS[1][:-1]))
+    assert_reads(scorer, decoder, texts, 2)
 
 
 @pytest.mark.parametrize("kind", sorted(set(EXTRAS) - MERGED_FAIL))

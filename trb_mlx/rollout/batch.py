@@ -80,7 +80,8 @@ class RolloutBatch:
             counts: int `[B]`, how many of them.
 
         Returns:
-            int `[B]`, how many were appended, and the rows that are unfinished.
+            int `[B]`, how many were appended, and the rows that are unfinished, in an order
+            in which few change their place: the last ones take the places of those that leave.
         """
         self._rounds += len(self)
         self._drafted += tokens.size
@@ -95,7 +96,7 @@ class RolloutBatch:
         self._lengths[self.jobs] = lengths = lengths + counts.astype(np.int32)
         self._stopped[self.jobs] = stopped
         self.last = tokens[np.arange(len(counts)), counts - 1].astype(np.int32)
-        return counts, np.flatnonzero(~stopped & (lengths < self._max_tokens)).tolist()
+        return counts, _closed_up(~stopped & (lengths < self._max_tokens))
 
     def record(self, counts: np.ndarray, values: Mapping[str, mx.array]) -> None:
         """Keep what is recorded of the tokens just appended: by name `[N, …]`, row by row.
@@ -138,6 +139,14 @@ class RolloutBatch:
             for name, array in values.items():
                 self._records.put(name, jobs, positions, to_host(array))
         self._pending = None
+
+
+def _closed_up(unfinished: np.ndarray) -> list[int]:
+    """The unfinished rows; those behind the first n take the places that are free among them."""
+    rows = np.flatnonzero(unfinished)
+    order = np.arange(len(rows))
+    order[~unfinished[: len(rows)]] = rows[rows >= len(rows)]
+    return order.tolist()
 
 
 def _uniforms(job: Job, length: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from trb_mlx.models.pair import Scorer
 from trb_mlx.models.replay import make_recordable
 from trb_mlx.rollout.layer_caches import RowCache, extract, flatten, make_row_cache, recurrent
 from trb_mlx.rollout.recurrent_cache import reading
-from trb_mlx.rollout.row_cache import Offsets
+from trb_mlx.rollout.row_cache import Offsets, RowKVCache
 
 PREFILL_TOKENS = 2048  # positions of each row that one prefill pass reads, as mlx-lm does
 
@@ -48,7 +48,7 @@ class Decoder(Protocol):
         """Append T tokens a row, int `[B, T]`: their logits `[B, T, V]`, at the least cost."""
 
     def filter(self, rows: Sequence[int]) -> None:
-        """Keep the listed rows, in that order."""
+        """Keep the listed rows, in that order; none may move down: `rows[i]` is at least i."""
 
     def trim(self, counts: np.ndarray) -> None:
         """Take back the last tokens that each row read, int `[B]`: none from before the last trim.
@@ -135,15 +135,19 @@ class RowDecoder:
         return output
 
     def filter(self, rows: Sequence[int]) -> None:
-        """Copy the listed rows, unless none leaves."""
-        if len(rows) == len(self._offsets.lengths):
-            return
-        if len(rows):
-            index = mx.array(list(rows), dtype=mx.int32)
-            for layer in flatten(self._layers):
-                layer.filter(index)
-        else:
+        """Move the rows that change their place, one after another; all others stay."""
+        if not len(rows):
             self._layers = self._empty(self._offsets)
+        elif len(rows) < len(self._offsets.lengths):
+            for states in recurrent(self._layers):
+                states.filter(mx.array(list(rows), dtype=mx.int32))
+            layers = [each for each in flatten(self._layers) if isinstance(each, RowKVCache)]
+            for place, row in enumerate(rows):
+                if row != place:
+                    moved = [layer.extract(mx.array([row])).state for layer in layers]
+                    mx.eval(moved)  # buffers that nothing else reads are then written in place
+                    for layer, state in zip(layers, moved, strict=True):
+                        layer.put(place, state)
         self._offsets.set(self._offsets.lengths[list(rows)])
 
     def trim(self, counts: np.ndarray) -> None:

@@ -1,7 +1,9 @@
 """Keys and values whose rows are extended, trimmed and filtered one by one.
 
 Row b writes at its own offset and a mask hides what lies beyond, so that taking tokens back is
-a smaller offset and moves no data (docs/log.md compares this with rolling padded rows).
+a smaller offset and moves no data (docs/log.md compares this with rolling padded rows). A row that
+leaves frees its place in a buffer: the last row moves there, and one that comes is written behind
+the others, so that neither copies what all other rows hold.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class Offsets:
         self.lengths = lengths
         self.array = mx.array(lengths)
         self._places: mx.array | None = None
+        self._writers: mx.array | None = None
         alike = lengths.size > 0 and bool((lengths == lengths[0]).all())
         self.common = int(lengths[0]) if alike else None  # the count that all rows share
 
@@ -34,6 +37,12 @@ class Offsets:
         if self._places is None or self._places.shape[2] != count:
             self._places = (self.array[:, None] + mx.arange(count))[:, None, :, None]
         return self._places
+
+    def writers(self, rows: int) -> mx.array:
+        """Which row writes to each of a buffer, int `[rows]`: the last one to spare ones too."""
+        if self._writers is None or len(self._writers) != rows:
+            self._writers = mx.minimum(mx.arange(rows), len(self.lengths) - 1)
+        return self._writers
 
     def end(self, count: int) -> int:
         """The last place that any row has written once it appends `count` more."""
@@ -44,7 +53,7 @@ class RowKVCache:
     """One layer's cache, as mlx-lm's models use it.
 
     Attributes:
-        keys, values: `[B, heads, places, dim]`, or None before the first pass.
+        keys, values: `[B or more, heads, places, dim]`, or None before the first pass.
         window: how many positions a token sees, itself included; None for all.
         grouped: whether the model's scores have an axis of heads that share keys.
     """
@@ -69,18 +78,21 @@ class RowKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write `[B, heads, T, dim]` at each row's offset and give all places in use."""
-        count = keys.shape[2]
+        rows, _, count, _ = keys.shape
         end = self.offsets.end(count)
         self.keys, self.values = _grown(self.keys, keys, end), _grown(self.values, values, end)
         common = self.offsets.common
         if common is not None:  # one place for all rows, and a slice is cheaper
-            self.keys[:, :, common : common + count] = keys
-            self.values[:, :, common : common + count] = values
+            self.keys[:rows, :, common : common + count] = keys
+            self.values[:rows, :, common : common + count] = values
         else:
             places = self.offsets.places(count)
+            if rows < len(self.keys):
+                writers = self.offsets.writers(len(self.keys))
+                places, keys, values = places[writers], keys[writers], values[writers]
             self.keys = mx.put_along_axis(self.keys, _spread(places, keys), keys, axis=2)
             self.values = mx.put_along_axis(self.values, _spread(places, values), values, axis=2)
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
     def make_mask(
         self, count: int, return_array: bool = False, window_size: int | None = None
@@ -100,45 +112,49 @@ class RowKVCache:
             seen = seen & (places > own - window)
         return seen[:, None] if self.grouped else seen
 
-    def filter(self, rows: mx.array) -> None:
-        """Keep the listed rows, int `[n]`, in that order; a row may be listed again."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[rows], self.values[rows]
+    def put(self, row: int, state: Sequence[mx.array]) -> None:
+        """Write what `extract` gave of one row, once it is computed, over a row."""
+        for buffer, values in zip(self.state, state, strict=True):
+            buffer[row : row + 1] = values
 
     def extract(self, rows: mx.array) -> RowKVCache:
-        """Another cache, of the listed rows."""
+        """Another cache, of the listed rows; a row may be listed again."""
         cache = RowKVCache(self.offsets, self.window, self.grouped)
-        cache.keys, cache.values = self.keys, self.values
-        cache.filter(rows)
+        if self.keys is not None and self.values is not None:
+            cache.keys, cache.values = self.keys[rows], self.values[rows]
         return cache
 
     def extend(self, other: RowKVCache) -> None:
-        """Add another cache's rows below."""
-        self.keys = _stacked(self.keys, other.keys)
-        self.values = _stacked(self.values, other.values)
+        """Add all rows of another cache's buffers below."""
+        rows = len(self.offsets.lengths)
+        self.keys = _stacked(self.keys, rows, other.keys)
+        self.values = _stacked(self.values, rows, other.values)
 
 
 def _grown(buffer: mx.array | None, new: mx.array, end: int) -> mx.array:
-    """The buffer with room for `end` places."""
+    """The buffer with room for `end` places; where it is made anew, without spare rows."""
     places = 0 if buffer is None else buffer.shape[2]
     if buffer is not None and places >= end:
         return buffer
     rows, heads, _, width = new.shape
     room = mx.zeros((rows, heads, -(-(end - places) // GROWTH) * GROWTH, width), new.dtype)
-    return room if buffer is None else mx.concatenate([buffer, room], axis=2)
+    return room if buffer is None else mx.concatenate([buffer[:rows], room], axis=2)
 
 
 def _spread(places: mx.array, values: mx.array) -> mx.array:
     return mx.broadcast_to(places, values.shape)
 
 
-def _stacked(one: mx.array | None, other: mx.array | None) -> mx.array | None:
-    """Rows of both, the shorter buffer padded."""
+def _stacked(one: mx.array | None, rows: int, other: mx.array | None) -> mx.array | None:
+    """The first rows of one buffer and all of another: in place, or the shorter one padded."""
     if one is None or other is None:
         return other if one is None else one
-    places = max(one.shape[2], other.shape[2])
+    end, places = rows + len(other), max(one.shape[2], other.shape[2])
+    if end <= len(one) and places == one.shape[2]:
+        one[rows:end, :, : other.shape[2]] = other
+        return one
     both = [
         mx.pad(array, [(0, 0), (0, 0), (0, places - array.shape[2]), (0, 0)])
-        for array in (one, other)
+        for array in (one[:rows], other)
     ]
     return mx.concatenate(both)
