@@ -289,6 +289,8 @@ def make_model(
         **(EXTRAS | HYBRIDS | DEAF).get(kind, {}),
         **changes,
     }
+    if isinstance(text := config.get("text_config"), dict):
+        config["text_config"] = {**text, "vocab_size": vocab}
     (folder / "config.json").write_text(json.dumps(config))
     model_class, args_class = _get_classes(config)
     mx.random.seed(seed)

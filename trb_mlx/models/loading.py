@@ -32,6 +32,7 @@ from trb_mlx.models.model_config import (
     complete_config,
     context_length,
 )
+from trb_mlx.models.recurrences import chunk_recurrences
 from trb_mlx.models.rotary import fit_rotary
 from trb_mlx.models.windows import slide_layers
 
@@ -170,6 +171,7 @@ def _load_model(config: ModelConfig) -> LanguageModel:
         module = quantize(module, details, config.quantize)
     elif config.dequantize:
         module = mlxlm.dequantize_model(module)
+    chunk_recurrences(module)
     module.eval()
     mx.eval(module.parameters())
     return LanguageModel(config.model, module, tokenizer, details, note)
