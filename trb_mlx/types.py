@@ -7,7 +7,7 @@ K support (the student's top-k tokens), L positions of prompt and response toget
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -126,7 +126,9 @@ class Rollout:
 
     `tokens` is int32 `[B, T]`, right-padded; `lengths` `[B]` counts response tokens, the stop
     token included; `stopped` `[B]` is False where the length limit cut the row. `rounds` adds up
-    the rows of every round of decoding, and `drafted` the tokens drafted for them.
+    the rows of every round of decoding, and `drafted` the tokens drafted for them. `horizon` is
+    the length limit where that was below the full one: a row that it cut is not finished, and
+    neither a stop event nor a truncated answer.
     """
 
     jobs: list[Job]
@@ -137,6 +139,23 @@ class Rollout:
     temperature: float = 1.0
     rounds: int = 0
     drafted: int = 0
+    horizon: int | None = None
+
+    @property
+    def cut(self) -> np.ndarray:
+        """Bool `[B]`: True where a horizon, and not the full length limit, ended the row."""
+        return ~self.stopped & (self.horizon is not None)
+
+    def first(self, count: int) -> Rollout:
+        """The first `count` tokens of every response, with what is recorded of them."""
+        records = None if self.records is None else self.records.cut(count)
+        return replace(
+            self,
+            tokens=self.tokens[:, :count],
+            lengths=np.minimum(self.lengths, count),
+            stopped=self.stopped & (self.lengths <= count),
+            records=records,
+        )
 
     @property
     def step(self) -> int:
@@ -153,14 +172,40 @@ class Rollout:
         return self.tokens[row, : self.lengths[row]].tolist()
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What training has cost so far, evaluations included in the time only.
+
+    Attributes:
+        loss_tokens: response tokens in the loss.
+        student_tokens, teacher_tokens: that each model has read, prompts and drafts included,
+            padding not; twice where it reads them twice, to draw and to learn.
+        minutes: of the clock.
+        cpu_seconds: of this process's threads.
+    """
+
+    loss_tokens: int = 0
+    student_tokens: int = 0
+    teacher_tokens: int = 0
+    minutes: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both."""
+        return Cost(**{name: mine + vars(other)[name] for name, mine in vars(self).items()})
+
+
 @dataclass
 class StepResult:
-    """What one training step leaves: its metrics by name, and the rollouts it trained on."""
+    """What one training step leaves: its metrics by name, the rollouts that were drawn for it,
+    their rewards (None where nothing tells right from wrong), and all costs up to it.
+    """
 
     step: int
     metrics: dict[str, float]
     rollout: Rollout | None = None
-    rewards: list[float] = field(default_factory=list)
+    rewards: list[float | None] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
 
 
 Metrics = dict[str, float]

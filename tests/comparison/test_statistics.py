@@ -14,20 +14,28 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from trb_mlx.comparison.figure import draw_differences, write_figure
-from trb_mlx.comparison.outcomes import Outcome, Score, problem_scores, training_metrics
+from trb_mlx.comparison.figure import draw_differences, write_curves, write_figure
+from trb_mlx.comparison.outcomes import (
+    Outcome,
+    Score,
+    held_out_curves,
+    problem_scores,
+    training_metrics,
+)
 from trb_mlx.comparison.spec import CompareSpec
 from trb_mlx.comparison.statistics import compare_methods
 from trb_mlx.comparison.table import (
     NARROW,
     SHORT,
+    headings,
     notes,
     terminal_table,
     verdict,
     write_tables,
 )
-from trb_mlx.errors import RunError
+from trb_mlx.errors import RunError, UserError
 from trb_mlx.evaluation.intervals import Interval, unseen_share
+from trb_mlx.runs.folder import RunFolder
 
 SPEC = CompareSpec.model_validate(
     {"base": "small", "methods": {"vanilla": None, "trb": None}, "seeds": [0], "early_steps": 10}
@@ -239,3 +247,42 @@ def test_the_figure_draws_each_difference_with_its_intervals(tmp_path: Path) -> 
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
     assert not write_figure(tmp_path / "none.png", SPEC, rows[:1])
     assert not (tmp_path / "none.png").exists()
+
+
+def test_methods_are_compared_at_the_cost_that_all_runs_reached() -> None:
+    spec = SPEC.model_copy(update={"axis": "tokens", "decides": "equal.reverse_kl"})
+    points = {("vanilla", 0): 100.0, ("vanilla", 1): 120.0, ("trb", 0): 200.0, ("trb", 1): 80.0}
+    outcomes = [
+        replace(
+            outcome(variant, seed, 0.5),
+            curves={"reverse_kl": [(0.0, 2.0), (cost, 1.0 if variant == "trb" else 1.5)]},
+        )
+        for (variant, seed), cost in points.items()
+    ]
+    rows = {row.variant: row for row in compare_methods(spec, outcomes)}
+    assert rows["trb"].equal_cost == 80.0
+    assert rows["trb"].values["equal.reverse_kl"] == pytest.approx([2 - 80 / 200, 1.0])
+    assert rows["vanilla"].values["equal.reverse_kl"] == pytest.approx([2 - 40 / 100, 2 - 40 / 120])
+    gap = rows["trb"].difference["equal.reverse_kl"].value
+    assert gap == pytest.approx(np.mean([1.6 - 1.6, 1.0 - (2 - 40 / 120)]))
+    assert "trb leads" in verdict(spec, [*rows.values()])
+    assert any("at 80 response tokens" in note for note in notes(spec, [*rows.values()]))
+    assert "reverse KL at equal tokens" in headings(spec)
+
+
+def test_curves_over_cost_want_costs() -> None:
+    lines = [{"step": 0, "eval/reverse_kl": 2.0}, {"step": 3, "eval/reverse_kl": 1.0}]
+    folder = RunFolder(Path("runs/old"), Path("runs/old/adapters"))
+    assert held_out_curves(lines, "steps", folder) == {"reverse_kl": [(0.0, 2.0), (3.0, 1.0)]}
+    with pytest.raises(UserError, match=r"runs/old: its metrics have no cost/loss_tokens"):
+        held_out_curves(lines, "tokens", folder)
+    lines[1]["cost/loss_tokens"] = 70.0
+    assert held_out_curves(lines, "tokens", folder)["reverse_kl"][1] == (70.0, 1.0)
+
+
+def test_the_curves_are_drawn(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"axis": "cpu_seconds"})
+    made = replace(outcome("trb", 0, 0.5), curves={"reverse_kl": [(0.0, 2.0), (9.0, 1.0)]})
+    assert write_curves(tmp_path / "curves.png", spec, [made])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not write_curves(tmp_path / "none.png", spec, [outcome("trb", 0, 0.5)])

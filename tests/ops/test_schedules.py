@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trb_mlx.ops.schedules import learning_rate, linear_decay, rising_temperature
+from trb_mlx.ops.schedules import (
+    growing_horizon,
+    learning_rate,
+    linear_decay,
+    rising_temperature,
+)
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 500))
@@ -39,3 +44,11 @@ def test_the_learning_rate_rises_to_its_peak_and_stays(warmup: int) -> None:
     assert all(0 < value <= 2e-4 for value in values)
     assert values == sorted(values)
     assert values[max(warmup - 1, 0) :] == [2e-4] * (warmup + 3 - max(warmup - 1, 0))
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 60))
+def test_a_horizon_grows_from_its_start_to_the_limit(start: int, limit: int, steps: int) -> None:
+    lengths = [growing_horizon(step, start, limit, steps) for step in range(steps + 3)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == min(start, limit)
+    assert lengths[steps:] == [limit] * 3

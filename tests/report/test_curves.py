@@ -25,7 +25,7 @@ def test_seeds_become_one_method_with_a_band(tmp_path: Path) -> None:
     assert found is not None
     assert found.low is not None
     assert found.high is not None
-    np.testing.assert_allclose(found.steps, [0, 3, 6])
+    np.testing.assert_allclose(found.places, [0, 3, 6])
     np.testing.assert_allclose(found.values, [0.05, 0.35, 0.65])
     np.testing.assert_allclose(found.high - found.low, 0.1)
     assert differing(methods) == ["behavior.kind"]
@@ -60,7 +60,7 @@ def test_missing_values_leave_gaps(tmp_path: Path) -> None:
     (method,) = group_runs(read_runs([str(tmp_path / "run")]))
     found = curve(method, "reward/mean")
     assert found is not None
-    assert found.steps.tolist() == [1, 3, 4, 5, 6]
+    assert found.places.tolist() == [1, 3, 4, 5, 6]
     assert curve(method, "no/such") is None
 
 

@@ -42,7 +42,7 @@ def compare(spec: str, dry_run: bool, jobs: int, only: str | None) -> None:
     console, rows = Console(), compared.rows
     console.print(terminal_table(chosen, rows, console))
     forms = "table.md, .json, .csv and .png" if compared.has_figure else "table.md, .json and .csv"
-    for line in (*notes(chosen, rows), compared.verdict, f"{forms} in {root}"):
+    for line in (*notes(chosen, rows), compared.verdict, f"{forms} in {root}, with curves.png"):
         click.echo(line)
 
 

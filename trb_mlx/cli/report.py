@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trb_mlx.errors import UserError
+from trb_mlx.runs.metrics import AXES, Axis
 
 if TYPE_CHECKING:
     from trb_mlx.evaluation.diagnostics import Diagnostics
@@ -32,6 +33,12 @@ def _numbers(kind: type[int] | type[float], text: str | None, option: str) -> li
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", help="The report's folder (default: RUN/report, or ./report for several).")
+@click.option(
+    "--axis",
+    type=click.Choice(AXES),
+    default="steps",
+    help="What curves go over: steps, tokens in the loss, or CPU seconds.",
+)
 @click.option("--diagnostics", is_flag=True, help="Load the models and measure, once a run.")
 @click.option("--prompts", type=click.IntRange(1), help="Diagnostics: held-out prompts [128].")
 @click.option("--cuts", metavar="T,...", help="Diagnostics: tokens kept before continuing.")
@@ -39,6 +46,7 @@ def _numbers(kind: type[int] | type[float], text: str | None, option: str) -> li
 def report(
     runs: tuple[str, ...],
     out: str | None,
+    axis: Axis,
     diagnostics: bool,
     prompts: int | None,
     cuts: str | None,
@@ -60,5 +68,5 @@ def report(
         return run_diagnostics(run.folder, run.config, partial(click.echo, err=True), *sizes)
 
     place = Path(out).expanduser() if out else None
-    written = report_runs(runs, place, measure if diagnostics else kept_diagnostics)
+    written = report_runs(runs, place, measure if diagnostics else kept_diagnostics, axis)
     click.echo(f"{written[0]} and {len(written) - 1} PNGs")

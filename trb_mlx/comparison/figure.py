@@ -6,21 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from trb_mlx.comparison.outcomes import Outcome
 from trb_mlx.comparison.spec import CompareSpec
-from trb_mlx.comparison.statistics import Row
+from trb_mlx.comparison.statistics import Row, equal_cost
 from trb_mlx.files import disk_errors, replacing
 from trb_mlx.report.plots import DPI, STYLE
-from trb_mlx.report.theme import LIGHT
+from trb_mlx.report.theme import DASHES, LIGHT, MARKERS, assign_slots, color_of, stroke_of
+from trb_mlx.runs.metrics import AXIS_WORDS
 from trb_mlx.text import is_share
 
 WIDTH = 7.6  # inches
 ROW_HEIGHT = 0.36  # inches
 MARGINS = 1.4  # inches of the height: title, legend, axis
 GAP = 0.26  # of a row, between its two intervals
+CURVES = {"pass@1": "pass@1", "reverse_kl": "reverse KL, nats a token"}
 SERIES = (("over seeds (t)", "series-0", "o"), ("over problems (BCa)", "series-1", "s"))
 
 
@@ -55,6 +59,48 @@ def draw_differences(spec: CompareSpec, rows: Sequence[Row], names: Sequence[str
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, handlelength=1.6)
     return figure
+
+
+def write_curves(path: Path, spec: CompareSpec, outcomes: Sequence[Outcome]) -> bool:
+    """A PNG with the held-out curves of all methods, means over seeds, over the spec's axis.
+
+    The dashed line is the cost at which methods are compared.
+
+    Returns:
+        Whether there was anything to draw.
+
+    Raises:
+        RunError: the file could not be written.
+    """
+    names = [name for name in CURVES if all(name in outcome.curves for outcome in outcomes)]
+    if not names:
+        return False
+    with disk_errors(str(path)), replacing(path) as draft, mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            _draw_curves(axes, spec, outcomes, name)
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=4, handlelength=1.6)
+        figure.savefig(draft, format="png", dpi=DPI, facecolor=LIGHT["page"])
+    return True
+
+
+def _draw_curves(axes: Axes, spec: CompareSpec, outcomes: Sequence[Outcome], name: str) -> None:
+    methods = {outcome.variant: outcome.method for outcome in outcomes}
+    for variant, slot in zip(methods, assign_slots([*methods.values()]), strict=True):
+        curves = [outcome.curves[name] for outcome in outcomes if outcome.variant == variant]
+        length = min(map(len, curves))  # evaluations that all seeds have
+        places, values = np.mean([curve[:length] for curve in curves], axis=0).T
+        color, stroke = LIGHT[color_of(slot)], stroke_of(slot)
+        (line,) = axes.plot(places, values, MARKERS[stroke], ms=3, color=color, label=variant)
+        line.set(linestyle="-", linewidth=1.4, dashes=DASHES[stroke])
+    cost = equal_cost(spec, outcomes)
+    if cost is not None:
+        axes.axvline(cost, color=LIGHT["muted"], lw=1, dashes=(3, 3), zorder=1)
+    axes.set_title(f"held-out {CURVES[name]}", loc="left", fontsize=9.5, fontweight="bold")
+    axes.set_xlabel(AXIS_WORDS[spec.axis])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.grid(axis="y")
 
 
 def _panel(axes: Axes, spec: CompareSpec, rows: Sequence[Row], name: str) -> None:

@@ -32,6 +32,7 @@ from trb_mlx.files import (
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.runs.digests import check_digests, has_same_files
 from trb_mlx.runs.folder import RunFolder, locate
+from trb_mlx.training.cost import cost_of, is_over
 from trb_mlx.training.session import train_run
 from trb_mlx.types import Say, say_nothing
 
@@ -55,7 +56,7 @@ def finish_run(
     (root / "logs").mkdir(parents=True, exist_ok=True)
     with locked(root / "logs" / f"{run.name}.lock", f"run {run.name}"):
         with (root / "logs" / f"{run.name}.log").open("a", encoding="utf-8") as log:
-            if _trained_steps(folder) < run.config.train.steps:
+            if _trained_steps(folder, run.config) is None:
                 resume = folder.config.exists()
                 train_run(run.config, folder, resume, Console(file=log, width=100), teacher)
             say = partial(print, file=log)
@@ -137,11 +138,12 @@ def _with_problems(spec: CompareSpec, config: Config) -> Config:
     return config.model_copy(update={"eval": config.eval.model_copy(update={"prompts": wanted})})
 
 
-def _trained_steps(folder: RunFolder) -> int:
-    """How far the adapters are trained: the metrics' last step is kept before them."""
+def _trained_steps(folder: RunFolder, config: Config) -> int | None:
+    """The steps of a run that is over, or None: the metrics' last line is kept before adapters."""
     lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
-    last = max((line["step"] for line in lines), default=0)
-    return min(last, max(snapshots(folder.adapter_path), default=0))
+    step = max(snapshots(folder.adapter_path), default=0)
+    line = next((line for line in lines if line["step"] == step), None)
+    return step if line is not None and is_over(config.train, step, cost_of(line)) else None
 
 
 def _evaluate_checkpoints(
@@ -153,7 +155,9 @@ def _evaluate_checkpoints(
     """
     seen = run.config.eval.prompts
     changes = [("eval.prompts", seen + spec.problems), ("eval.samples", spec.samples)]
-    steps = {"final": run.config.train.steps, "best": best_step(folder)}
+    last = _trained_steps(folder, run.config)
+    assert last is not None
+    steps = {"final": last, "best": best_step(folder)}
     results: dict[int, dict[str, Any]] = {}
     for step in dict.fromkeys(steps.values()):
         target = open_target(str(folder.path), None, str(step), changes, True, teacher)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from trb_mlx.errors import UserError, reading
 from trb_mlx.evaluation.result_folder import Line
 from trb_mlx.files import json_digest, read_lines, read_metrics
 from trb_mlx.runs.folder import RunFolder, locate
+from trb_mlx.runs.metrics import Axis, place_on
 
 PHASES = ("time/rollout_s", "time/update_s", "time/reward_s", "time/eval_s")
 
@@ -40,6 +41,8 @@ class Outcome:
         held_out: its last held-out score during training, on problems that are not reported.
         problems: checkpoint (`final`, `best`) → metric → problem's key → score.
         steps: checkpoint → its step.
+        curves: `pass@1` and `reverse_kl` on the problems held out in training, as points
+            (place on the comparison's axis, value).
     """
 
     method: str
@@ -49,6 +52,7 @@ class Outcome:
     held_out: float
     problems: Mapping[str, Scores]
     steps: Mapping[str, int]
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 def outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
@@ -75,23 +79,42 @@ def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
     with reading(f"outcome {path}"):
         checkpoints = json.loads(path.read_text(encoding="utf-8"))
         rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
-        metrics, held_out = training_metrics(
-            read_metrics(folder.metrics), rollouts, spec.early_steps
-        )
+        lines = read_metrics(folder.metrics)
+        metrics, held_out = training_metrics(lines, rollouts, spec.early_steps)
+        curves = held_out_curves(lines, spec.axis, folder)
         problems: dict[str, Scores] = {}
         for name, checkpoint in checkpoints.items():
             for metric, value in checkpoint["metrics"].items():
                 if value is not None:
                     metrics[f"{name}.{metric}"] = float(value)
-            place, lines = problem_lines(folder, checkpoint)
-            if len({line["problem"] for line in lines}) != spec.problems:
+            place, answers = problem_lines(folder, checkpoint)
+            if len({line["problem"] for line in answers}) != spec.problems:
                 raise UserError(
-                    f"{place} has {len(lines)} lines for the {spec.problems} problems asked for; "
+                    f"{place} has {len(answers)} lines for the {spec.problems} problems asked for; "
                     f"remove {path} and that folder to evaluate again."
                 )
-            problems[name] = problem_scores(lines)
+            problems[name] = problem_scores(answers)
         steps = {name: checkpoint["step"] for name, checkpoint in checkpoints.items()}
-        return Outcome(run.method, run.variant, run.seed, metrics, held_out, problems, steps)
+        return Outcome(
+            run.method, run.variant, run.seed, metrics, held_out, problems, steps, curves
+        )
+
+
+def held_out_curves(
+    lines: Sequence[Mapping[str, Any]], axis: Axis, folder: RunFolder
+) -> dict[str, list[tuple[float, float]]]:
+    """`pass@1` and `reverse_kl` over an axis, as points (place, value) in the order of training.
+
+    Raises:
+        UserError: an earlier version made the run, which kept no costs.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        for name in ("pass@1", "reverse_kl"):
+            if line.get(f"eval/{name}") is not None:
+                place = place_on(axis, line, folder.path)
+                curves.setdefault(name, []).append((place, line[f"eval/{name}"]))
+    return curves
 
 
 def training_metrics(
@@ -107,8 +130,10 @@ def training_metrics(
     early = [point for point in points if point[0] <= early_steps]
     steps, heights = zip(*early, strict=True)
     lengths = [line.get("completions/mean_length", 0.0) for line in lines]
-    metrics = {
-        "early.area": float(trapezoid(heights, steps)) / early_steps,
+    metrics = {}
+    if steps[-1] == early_steps:  # a run may end earlier by its cost
+        metrics["early.area"] = float(trapezoid(heights, steps)) / early_steps
+    metrics |= {
         "cost.seconds": float(sum(line.get(phase, 0.0) for line in lines for phase in PHASES)),
         "cost.tokens": float(round(sum(lengths) * rollouts_per_step)),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trb_mlx.backend import prepare_backend
-from trb_mlx.comparison.figure import write_figure
+from trb_mlx.comparison.figure import write_curves, write_figure
 from trb_mlx.comparison.one_run import check_data, check_problems, finish_run
 from trb_mlx.comparison.outcomes import Outcome, read_outcome
 from trb_mlx.comparison.side_by_side import run_side_by_side
@@ -87,6 +87,7 @@ def compare(spec: SpecLike, *, jobs: int = 1, progress: bool | Say = False) -> C
     rows = compare_methods(chosen, outcomes)
     write_tables(root, chosen, rows, len(runs) - len(outcomes))
     drawn = write_figure(root / "table.png", chosen, rows)
+    write_curves(root / "curves.png", chosen, outcomes)
     return Comparison(chosen, rows, verdict(chosen, rows), root, drawn)
 
 

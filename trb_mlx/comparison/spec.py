@@ -17,6 +17,7 @@ from trb_mlx.data.held_out import with_held_out
 from trb_mlx.data.sources import is_generated
 from trb_mlx.errors import UserError, did_you_mean
 from trb_mlx.files import json_digest
+from trb_mlx.runs.metrics import Axis
 from trb_mlx.yaml_file import Document, read_yaml
 
 # A YAML file or a shipped comparison's name, or a mapping of its keys.
@@ -24,6 +25,7 @@ SpecLike = str | Path | Mapping[str, Any]
 
 # The sections of a method's file that make the method; what else it holds is not read here.
 METHOD_SECTIONS = ("behavior", "target", "loss")
+METHOD_KEYS = ("rollout.horizon",)
 # What all methods must share for a paired comparison: prompts, their order, problems, length.
 SHARED = (
     "teacher",
@@ -34,6 +36,8 @@ SHARED = (
     "run",
     "train.seed",
     "train.steps",
+    "train.max_response_tokens",
+    "train.max_minutes",
     "train.prompts_per_step",
     "rollout.rollouts_per_prompt",
 )
@@ -50,6 +54,8 @@ CHECKPOINT_METRICS = (
 METRICS = (
     *(f"{point}.{name}" for point in ("final", "best") for name in CHECKPOINT_METRICS),
     "early.area",
+    "equal.pass@1",
+    "equal.reverse_kl",
     "cost.seconds",
     "cost.tokens",
 )
@@ -57,7 +63,7 @@ HIGHER_IS_BETTER = ("pass@1", "topk_overlap", "early.area")
 
 
 class MethodSpec(Section):
-    """One method: a file's behavior, target and loss, then `set`, then each setting of `sweep`.
+    """One method: a file's behavior, target, loss and horizon, then `set`, then each of `sweep`.
 
     `file` is a path or a shipped config; without it the method's name is looked for under
     configs/methods, unless `set` gives a `behavior.kind`.
@@ -71,8 +77,9 @@ class MethodSpec(Section):
 class CompareSpec(Section):
     """A comparison. `problems` held-out problems are reported on; `decides` names the metric.
 
-    `early_steps` bounds the area under the early learning curve. `set` changes the base for all.
-    Its folder is DIR/NAME, after its file where it has no name.
+    `early_steps` bounds the area under the early learning curve. With an `axis` of cost, methods
+    are compared at equal cost too: equal.pass@1 and equal.reverse_kl, by the held-out curves.
+    `set` changes the base for all. Its folder is DIR/NAME, after its file where it has no name.
     """
 
     name: str | None = None
@@ -85,6 +92,7 @@ class CompareSpec(Section):
     samples: PositiveInt = 1
     early_steps: PositiveInt
     decides: str = "final.pass@1"
+    axis: Axis = "steps"
     dir: Place = "compare"
     share_teacher: bool = False
 
@@ -135,6 +143,11 @@ def load_spec(source: SpecLike) -> tuple[CompareSpec, Path]:
         raise UserError(
             f"{name}: decides is {spec.decides!r}, expected one of {', '.join(METRICS)}"
             f"{did_you_mean(spec.decides, METRICS)}"
+        )
+    if spec.decides.startswith("equal.") and spec.axis == "steps":
+        raise UserError(
+            f"{name}: decides is {spec.decides}, at equal cost, and axis is steps; expected axis: "
+            "tokens or cpu_seconds."
         )
     reference = spec.methods.get(spec.reference)
     if reference is None or reference.sweep:
@@ -238,7 +251,13 @@ def _file_sections(name: str, method: MethodSpec, where: str) -> dict[str, Any]:
         values = read_yaml(find_config(method.file or f"methods/{name}")).values
     except UserError as error:
         raise UserError(f"{where}: methods.{name}: {error}") from error
-    return {section: values[section] for section in METHOD_SECTIONS if section in values}
+    sections = {section: values[section] for section in METHOD_SECTIONS if section in values}
+    keys = {}
+    for dotted in METHOD_KEYS:
+        section, _, key = dotted.partition(".")
+        if key in (values.get(section) or {}):
+            keys[dotted] = values[section][key]
+    return sections | keys
 
 
 def _planned(

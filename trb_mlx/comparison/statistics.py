@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Row:
         over_seeds: metric → mean with a t interval over seeds.
         difference: metric → mean paired difference with a t interval over seeds.
         over_problems: metric → the same difference with a bootstrap interval over problems.
+        equal_cost: the cost of all `equal` metrics, where the axis is one of cost.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Row:
     over_seeds: dict[str, Interval]
     difference: dict[str, Interval] = field(default_factory=dict)
     over_problems: dict[str, Interval] = field(default_factory=dict)
+    equal_cost: float | None = None
 
 
 def compare_methods(spec: CompareSpec, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -48,6 +50,9 @@ def compare_methods(spec: CompareSpec, outcomes: Sequence[Outcome]) -> list[Row]
         RunError: two methods of one seed were evaluated on different problems.
     """
     check_paired(outcomes)
+    cost = equal_cost(spec, outcomes)
+    if cost is not None:
+        outcomes = [at_cost(outcome, cost) for outcome in outcomes]
     variants = list(dict.fromkeys((outcome.method, outcome.variant) for outcome in outcomes))
     chosen = {method: _chosen(outcomes, method) for method, _ in variants}
     reference = {run.seed: run for run in outcomes if run.method == spec.reference}
@@ -63,12 +68,29 @@ def compare_methods(spec: CompareSpec, outcomes: Sequence[Outcome]) -> list[Row]
             seeds=[run.seed for run in runs],
             values=values,
             over_seeds={name: t_interval(each) for name, each in values.items()},
+            equal_cost=cost,
         )
         if method != spec.reference:
             pairs = [(run, reference[run.seed]) for run in runs if run.seed in reference]
             _set_differences(row, pairs)
         rows.append(row)
     return rows
+
+
+def equal_cost(spec: CompareSpec, outcomes: Sequence[Outcome]) -> float | None:
+    """The most that every run has cost, on an axis of cost: there their curves are compared."""
+    if spec.axis == "steps" or not outcomes:
+        return None
+    return min(outcome.curves["reverse_kl"][-1][0] for outcome in outcomes)
+
+
+def at_cost(outcome: Outcome, cost: float) -> Outcome:
+    """An outcome with `equal.NAME`, its held-out curves at a cost, linear between evaluations."""
+    equal = {
+        f"equal.{name}": float(np.interp(cost, *np.array(points).T))
+        for name, points in outcome.curves.items()
+    }
+    return replace(outcome, metrics={**outcome.metrics, **equal})
 
 
 def check_paired(outcomes: Sequence[Outcome]) -> None:

@@ -16,6 +16,7 @@ from trb_mlx.comparison.spec import HIGHER_IS_BETTER, CompareSpec
 from trb_mlx.comparison.statistics import Row
 from trb_mlx.evaluation.intervals import LEVEL, Interval
 from trb_mlx.files import disk_errors, json_text, replacing
+from trb_mlx.runs.metrics import AXIS_WORDS
 from trb_mlx.text import clock, is_share, number
 
 # For a terminal, which has no room for whole headings.
@@ -30,7 +31,20 @@ SHORT = (
     "time",
     "tokens",
 )
+EQUAL = ("equal.pass@1", "equal.reverse_kl")
+_AXIS = {"tokens": "tokens", "cpu_seconds": "CPU seconds"}
 NARROW = ("method", "final", "Δ (seeds)", "early", "time")  # where not all columns fit
+
+
+def _equal_headings(spec: CompareSpec) -> list[str]:
+    at = f"at equal {_AXIS[spec.axis]}" if spec.axis in _AXIS else None
+    return [f"pass@1 {at}", f"reverse KL {at}"] if at else []
+
+
+def short_headings(spec: CompareSpec) -> list[str]:
+    """The same for a terminal, which has no room for whole ones."""
+    equal = ["equal", "equal rev. KL"] if spec.axis in _AXIS else []
+    return [*SHORT[:5], *equal, *SHORT[5:]]
 
 
 def headings(spec: CompareSpec) -> list[str]:
@@ -42,6 +56,7 @@ def headings(spec: CompareSpec) -> list[str]:
         "best pass@1",
         f"{against} (seeds)",
         f"{against} (problems)",
+        *_equal_headings(spec),
         f"early area (≤ {spec.early_steps})",
         "final reverse KL",
         "time",
@@ -58,6 +73,7 @@ def cells(spec: CompareSpec, row: Row) -> list[str]:
         _interval("best.pass@1", mean.get("best.pass@1")),
         _interval(spec.decides, row.difference.get(spec.decides), signed=True),
         _interval(spec.decides, row.over_problems.get(spec.decides), signed=True, ends=True),
+        *[_interval(name, mean.get(name)) for name in EQUAL if spec.axis in _AXIS],
         _interval("early.area", mean.get("early.area")),
         _interval("final.reverse_kl", mean.get("final.reverse_kl")),
         clock(mean["cost.seconds"].value),
@@ -136,12 +152,23 @@ def notes(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
         "problems during training, none of those reported on.",
         f"early area: mean height of the held-out curve up to step {spec.early_steps}. "
         "time and tokens: of training a run, its evaluations included.",
+        *_equal_note(spec, rows),
+    ]
+
+
+def _equal_note(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
+    cost = rows[0].equal_cost
+    if cost is None:
+        return []
+    return [
+        f"equal: at {cost:,.0f} {AXIS_WORDS[spec.axis]}, which all runs reached; by the held-out "
+        "problems of training, linear between its evaluations.",
     ]
 
 
 def terminal_table(spec: CompareSpec, rows: Sequence[Row], console: Console) -> Table:
     """The table under short headings, with as many columns as the console has room for."""
-    table = _terminal_table(spec, rows, SHORT)
+    table = _terminal_table(spec, rows, short_headings(spec))
     unbounded = console.options.update(max_width=10_000)
     fits = console.measure(table, options=unbounded).maximum <= console.width
     return table if fits else _terminal_table(spec, rows, NARROW)
@@ -152,7 +179,7 @@ def _terminal_table(spec: CompareSpec, rows: Sequence[Row], columns: Sequence[st
     for column, heading in enumerate(columns):
         table.add_column(heading, justify="right" if column else "left")
     for row in rows:
-        by_heading = dict(zip(SHORT, cells(spec, row), strict=True))
+        by_heading = dict(zip(short_headings(spec), cells(spec, row), strict=True))
         table.add_row(*(by_heading[heading] for heading in columns))
     return table
 

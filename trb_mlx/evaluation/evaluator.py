@@ -54,11 +54,17 @@ def held_out_rollouts(
 
 def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
     """1 or 0 for each rollout whose prompt has a gold answer; empty where none has."""
-    rewards = [
-        answer_reward(text, job.prompt, verifier)
-        for text, job in zip(response_texts(scorer, rollout), rollout.jobs, strict=True)
-    ]
+    rewards = row_rewards(scorer, rollout, verifier)
     return [reward for reward in rewards if reward is not None]
+
+
+def row_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float | None]:
+    """1 or 0 for each rollout, None without a gold answer or where a horizon cut it."""
+    texts = response_texts(scorer, rollout)
+    return [
+        None if cut else answer_reward(text, job.prompt, verifier)
+        for text, job, cut in zip(texts, rollout.jobs, rollout.cut, strict=True)
+    ]
 
 
 def answer_reward(text: str, prompt: Prompt, verifier: Verifier) -> float | None:

@@ -15,6 +15,7 @@ from trb_mlx.exporting.source import Source
 from trb_mlx.method import (
     describe_behavior,
     describe_divergence,
+    describe_lengths,
     describe_loss,
     describe_target,
 )
@@ -131,6 +132,7 @@ def _settings_table(source: Source, base: str) -> str:
         "rollouts a step": (
             f"{train.prompts_per_step} prompts × {rollout.rollouts_per_prompt}, at most "
             f"{rollout.max_tokens} tokens, temperature {rollout.temperature:g}"
+            + "".join(f", {phrase}" for phrase in describe_lengths(config))
         ),
         "steps": f"{source.step} of {train.steps}",
         "optimizer": f"AdamW, learning rate {train.learning_rate:g}, seed {train.seed}",

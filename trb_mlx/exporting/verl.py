@@ -6,7 +6,12 @@ import json
 import shlex
 
 from trb_mlx.config import Config
-from trb_mlx.method import describe_behavior, describe_loss, describe_target
+from trb_mlx.method import (
+    describe_behavior,
+    describe_lengths,
+    describe_loss,
+    describe_target,
+)
 
 _HEAD = """\
 #!/usr/bin/env bash
@@ -49,7 +54,7 @@ def left_behind(config: Config) -> list[str]:
         lines.insert(
             0, f"behavior ({describe_behavior(config)}): there the student alone draws the tokens"
         )
-    lines += describe_target(config)
+    lines += [*describe_lengths(config), *describe_target(config)]
     if config.student.model.startswith(("bundled:", "pypi:")) or config.student.quantize:
         lines.append(f"the student as it was loaded here ({config.student.model}): name another")
     if config.teacher.model.startswith(("bundled:", "pypi:", "mlx-community/")):

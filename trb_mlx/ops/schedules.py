@@ -33,6 +33,22 @@ def rising_temperature(step: int, start: float, warmup_steps: int) -> float:
     return start + (1.0 - start) * step / warmup_steps
 
 
+def growing_horizon(step: int, start: int, limit: int, steps: int) -> int:
+    """h_k = h_0 + (H − h_0)·k/K tokens, rounded, for k < K, then H: a growing horizon.
+
+    As in arXiv 2605.31490. Where H is below h_0, as a short context may make it, h_k is H.
+
+    Args:
+        step: k, counted from 0.
+        start: h_0.
+        limit: the full length limit H.
+        steps: K.
+    """
+    if step >= steps:
+        return limit
+    return min(limit, start + round((limit - start) * step / steps))
+
+
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
     """A half-cosine rise to `peak` over `warmup_steps`, then constant.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from trb_mlx.report.charts import Chart, Line
 from trb_mlx.report.curves import Method, curve
+from trb_mlx.runs.metrics import AXIS_WORDS, Axis
 from trb_mlx.text import is_share
 
 
@@ -169,20 +170,20 @@ SECTIONS = {
 }
 
 
-def chart_of(spec: Spec, methods: Sequence[Method]) -> Chart | None:
-    """The figure of one metric, or None where no run has it."""
+def chart_of(spec: Spec, methods: Sequence[Method], axis: Axis = "steps") -> Chart | None:
+    """The figure of one metric over an axis, or None where no run has it."""
     lines: list[Line] = []
     for method in methods:
-        own = curve(method, spec.metric)
+        own = curve(method, spec.metric, axis)
         if own is None:
             continue
-        points = own.steps, own.values, own.low, own.high
+        points = own.places, own.values, own.low, own.high
         evaluated = spec.metric.startswith("eval/")
         lines.append(Line(method.label, method.slot, *points, marked=evaluated))
-        beside = curve(method, spec.reference[0]) if spec.reference else None
+        beside = curve(method, spec.reference[0], axis) if spec.reference else None
         if spec.reference and beside is not None and beside.values.any():
             label = spec.reference[1] + (f" of {method.label}" if len(methods) > 1 else "")
-            lines.append(Line(label, method.slot, beside.steps, beside.values, reference=True))
+            lines.append(Line(label, method.slot, beside.places, beside.values, reference=True))
     if not lines:
         return None
     runs = [run for method in methods for run in method.runs]
@@ -190,15 +191,16 @@ def chart_of(spec: Spec, methods: Sequence[Method]) -> Chart | None:
     if spec.level is not None:
         heights = [value for run in runs for value in run.points(spec.level[0]).values()]
         level = (float(np.mean(heights)), spec.level[1]) if heights else None
+    ends = [run.warmup() for run in runs] if axis == "steps" else []
     return Chart(
         spec.key,
         spec.title,
         spec.caption,
-        "step",
+        AXIS_WORDS[axis],
         spec.y_label,
         lines,
         percent=is_share(spec.metric),
         log=spec.log and all((line.y > 0).all() for line in lines),
-        shaded=sorted({end for run in runs if (end := run.warmup()) is not None}),
+        shaded=sorted({end for end in ends if end is not None}),
         level=level,
     )

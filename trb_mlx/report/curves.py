@@ -19,6 +19,7 @@ from trb_mlx.method import method_name
 from trb_mlx.report.measures import wilson
 from trb_mlx.report.theme import assign_slots
 from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
+from trb_mlx.runs.metrics import Axis, place_on
 
 # The end of a name such as trb-seed1, or of a comparison's trb-s1-0123abcd.
 _SEED = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+(-[0-9a-f]{8})?$")
@@ -43,6 +44,10 @@ class RunData:
             if isinstance(line.get(metric), int | float)
         }
 
+    def places(self, axis: Axis) -> dict[int, float]:
+        """Step → its place on an axis."""
+        return {int(line["step"]): place_on(axis, line, self.folder.path) for line in self.lines}
+
     def warmup(self) -> int | None:
         """The last step in which something was still warming up; a constant ε warms nothing."""
         behavior, target = self.config.behavior, self.config.target
@@ -66,13 +71,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over steps `[N]`, with `low` and `high` where a spread is known.
+    """A metric over places `[N]` on an axis, with `low` and `high` where a spread is known.
 
     Of several seeds the values are means over the seeds that have the step, and the spread runs
-    from the lowest to the highest seed.
+    from the lowest to the highest seed; on an axis of cost a step stands at their mean cost.
     """
 
-    steps: np.ndarray
+    places: np.ndarray
     values: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
@@ -149,9 +154,10 @@ def _label(group: Sequence[RunData]) -> str:
     return f"{stem or method_name(group[0].config)} ({len(group)} seeds)"
 
 
-def curve(method: Method, metric: str) -> Curve | None:
+def curve(method: Method, metric: str, axis: Axis = "steps") -> Curve | None:
     """A metric of a method, or None where no run has it."""
-    seeds = [points for run in method.runs if (points := run.points(metric))]
+    having = [run for run in method.runs if run.points(metric)]
+    seeds = [run.points(metric) for run in having]
     if not seeds:
         return None
     steps = sorted({step for points in seeds for step in points})
@@ -163,7 +169,9 @@ def curve(method: Method, metric: str) -> Curve | None:
         low, high = (np.array([end(column) for column in columns]) for end in (min, max))
     elif metric == "eval/pass@1" and evaluation.samples == 1:
         low, high = wilson(values, evaluation.prompts)  # known where problems are sampled once
-    return Curve(np.array(steps), values, low, high)
+    costs = [run.places(axis) for run in having]
+    places = [np.mean([cost[step] for cost in costs if step in cost]) for step in steps]
+    return Curve(np.array(places), values, low, high)
 
 
 def differing(methods: Sequence[Method]) -> list[str]:

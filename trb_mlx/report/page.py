@@ -28,6 +28,7 @@ from trb_mlx.report.results import (
     time_spent,
 )
 from trb_mlx.report.theme import DARK, LIGHT, color_of
+from trb_mlx.runs.metrics import Axis
 from trb_mlx.text import minus, number
 
 # Nats at which a token's shade grows by one step, on either side of zero.
@@ -63,6 +64,7 @@ def report_runs(
     paths: Sequence[str],
     out: Path | None = None,
     diagnostics_of: Callable[[RunData], Diagnostics | None] = kept_diagnostics,
+    axis: Axis = "steps",
 ) -> list[Path]:
     """Report on run folders and give the files written, the page first.
 
@@ -70,9 +72,10 @@ def report_runs(
         paths: run folders.
         out: where to; None is the run's own `report/`, or `./report/` for several runs.
         diagnostics_of: a run's diagnostics, or None where it has none.
+        axis: what curves go over.
 
     Raises:
-        UserError: a path is no run.
+        UserError: a path is no run, or one whose metrics have no costs, for an axis of cost.
         RunError: the report could not be written.
     """
     runs = read_runs(paths)
@@ -80,11 +83,14 @@ def report_runs(
     if out is None:
         out = runs[0].folder.report if len(runs) == 1 else Path("report")
     with disk_errors(f"report {out}"):
-        return write_report(group_runs(runs), measured, out)
+        return write_report(group_runs(runs), measured, out, axis)
 
 
 def write_report(
-    methods: Sequence[Method], measured: Mapping[str, Diagnostics], out: Path
+    methods: Sequence[Method],
+    measured: Mapping[str, Diagnostics],
+    out: Path,
+    axis: Axis = "steps",
 ) -> list[Path]:
     """Write `index.html` and the PNGs of a report into `out`.
 
@@ -92,6 +98,7 @@ def write_report(
         methods: the runs, grouped.
         measured: diagnostics by the name of their run.
         out: the folder, made where it is missing.
+        axis: what curves go over.
 
     Returns:
         The files written, the page first.
@@ -99,7 +106,7 @@ def write_report(
     Raises:
         OSError: a file could not be written.
     """
-    sections, examined = make_sections(methods), measured_runs(methods, measured)
+    sections, examined = make_sections(methods, axis), measured_runs(methods, measured)
     parts: list[Section | MeasuredRun] = [*sections, *examined]
     drawings = {chart.key: draw(chart) for part in parts for chart in part.charts}
     page = out / "index.html"
@@ -111,7 +118,7 @@ def write_report(
     return [page, *(out / f"{key}.png" for key in drawings)]
 
 
-def make_sections(methods: Sequence[Method]) -> list[Section]:
+def make_sections(methods: Sequence[Method], axis: Axis = "steps") -> list[Section]:
     """The sections of curves; instead of lines at zero a sentence where no policy blended."""
     weights = [run.points("trb/beta_mean").values() for m in methods for run in m.runs]
     student_alone = all(each and not any(each) for each in weights)
@@ -120,7 +127,7 @@ def make_sections(methods: Sequence[Method]) -> list[Section]:
         if key == "behavior" and student_alone:
             sections.append(Section(key, title, [], [], "The student drew every token alone."))
             continue
-        drawn = [(spec, chart_of(spec, methods)) for spec in SPECS if spec.section == key]
+        drawn = [(spec, chart_of(spec, methods, axis)) for spec in SPECS if spec.section == key]
         charts = [chart for _, chart in drawn if chart is not None]
         missing = [spec.title for spec, chart in drawn if chart is None]
         sections.append(Section(key, title, charts, missing))

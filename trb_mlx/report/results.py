@@ -40,7 +40,7 @@ def key_results(method: Method) -> list[Result]:
     results = []
     if accuracy := curve(method, "eval/pass@1"):
         best = int(np.argmax(accuracy.values))
-        notes = [f"best {rounded(accuracy.values[best], True)} at step {accuracy.steps[best]}"]
+        notes = [f"best {rounded(accuracy.values[best], True)} at step {accuracy.places[best]:.0f}"]
         if teacher := curve(method, "eval/teacher_pass@1"):
             notes.append(f"teacher {rounded(teacher.values[0], True)}")
         results.append(_first_to_last("pass@1", accuracy, len(method.runs), notes, share=True))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,22 @@ from mlx.utils import tree_flatten, tree_unflatten
 from trb_mlx.errors import UserError
 from trb_mlx.files import json_text, replacing_folder
 from trb_mlx.models.arrays import load_arrays, save_arrays
+from trb_mlx.types import Cost
 
 
 @dataclass(frozen=True)
 class TrainingState:
     """The counters of a run: finished updates, skipped in a row, skipped in all.
 
-    `drafting` is what the choice of draft lengths has seen, by which it goes on.
+    `drafting` is what the choice of draft lengths has seen, by which it goes on, and `cost` what
+    all updates have cost.
     """
 
     step: int
     bad_steps: int = 0
     skipped: int = 0
     drafting: dict[str, Any] | None = None
+    cost: Cost = field(default_factory=Cost)
 
 
 def save_checkpoint(
@@ -46,7 +50,7 @@ def save_checkpoint(
         # By name, since a state that was loaded has another order than one that grew.
         moments = dict(sorted(tree_flatten(optimizer.state)))
         save_arrays(draft / "optimizer.safetensors", moments)
-        (draft / "state.json").write_text(json_text(vars(state), None) + "\n", encoding="utf-8")
+        (draft / "state.json").write_text(json_text(asdict(state), None) + "\n", encoding="utf-8")
     kept = checkpoints(folder)
     whole = [path for path in kept if not _is_skipped(path)]
     for old in set(kept[:-keep]) - set(whole[-1:]):
@@ -82,7 +86,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: optim.Optimizer) -
             not finite.
     """
     try:
-        state = TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = TrainingState(**values | {"cost": Cost(**values.get("cost", {}))})
         weights = load_arrays(path / "adapters.safetensors")
         moments = load_arrays(path / "optimizer.safetensors")
     except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
@@ -110,6 +115,9 @@ def _state_mismatch(state: TrainingState, path: Path) -> str | None:
         value = getattr(state, name)
         if type(value) is not int or value < 0:
             return f"state.json has {name} {value!r}, expected a whole number"
+    for name, value in vars(state.cost).items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            return f"state.json has a cost with {name} {value!r}, expected a number of at least 0"
     if state.step != int(path.name):
         return f"state.json is of step {state.step}"
     return None

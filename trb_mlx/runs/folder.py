@@ -26,6 +26,8 @@ MEMORY_KEYS = (
 )
 RESUMABLE = (
     "train.steps",
+    "train.max_response_tokens",
+    "train.max_minutes",
     "train.learning_rate",
     "train.max_grad_norm",
     "train.max_bad_steps",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from trb_mlx.errors import UserError
 from trb_mlx.files import read_steps
@@ -11,6 +12,32 @@ from trb_mlx.runs.folder import find_run, nearest_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What training is measured along: its steps, or what it costs.
+Axis = Literal["steps", "tokens", "cpu_seconds"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+AXIS_WORDS = {
+    "steps": "step",
+    "tokens": "response tokens in the loss",
+    "cpu_seconds": "CPU seconds",
+}
+_COSTS = {"tokens": "cost/loss_tokens", "cpu_seconds": "cost/cpu_seconds"}
+
+
+def place_on(axis: Axis, line: Mapping[str, Any], run: str | Path) -> float:
+    """Where a line of a run's metrics stands on an axis: its step, or all costs up to it.
+
+    Raises:
+        UserError: an earlier version wrote the line, and kept no costs.
+    """
+    if axis == "steps" or line["step"] == 0:
+        return float(line["step"])
+    if _COSTS[axis] not in line:
+        raise UserError(
+            f"run {run}: its metrics have no {_COSTS[axis]}, which earlier versions did not keep; "
+            "expected the axis steps."
+        )
+    return float(line[_COSTS[axis]])
 
 
 def load_metrics(run: str | Path) -> pd.DataFrame:

@@ -24,7 +24,7 @@ def rollout_metrics(rollout: Rollout, budget: float) -> Metrics:
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
-        "completions/truncated_fraction": float(1.0 - rollout.stopped.mean()),
+        "completions/truncated_fraction": float((~rollout.stopped & ~rollout.cut).mean()),
         "trb/epsilon": budget,
         "rollout/draft_length": rollout.drafted / rollout.rounds,
         "rollout/tokens_per_round": float(lengths.sum()) / rollout.rounds,
@@ -59,6 +59,15 @@ def _token_means(records: Records, mask: np.ndarray, budget: float) -> Metrics:
     }
 
 
-def reward_metrics(rewards: Sequence[float]) -> Metrics:
-    """`reward/mean` over the rollouts whose prompt has a gold answer (nothing without one)."""
-    return {"reward/mean": float(np.mean(rewards))} if rewards else {}
+def horizon_metrics(rollout: Rollout, limit: int) -> Metrics:
+    """Under a growing horizon: the length limit of the step (tokens), and how many rows it cut."""
+    return {
+        "rollout/horizon": float(rollout.horizon or limit),
+        "completions/cut_by_horizon_fraction": float(rollout.cut.mean()),
+    }
+
+
+def reward_metrics(rewards: Sequence[float | None]) -> Metrics:
+    """`reward/mean` over the rollouts that have a reward (nothing where none has)."""
+    known = [reward for reward in rewards if reward is not None]
+    return {"reward/mean": float(np.mean(known))} if known else {}

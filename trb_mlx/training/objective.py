@@ -35,6 +35,11 @@ class Objective:
         # Without a split a scorer's hidden states are its raw logits.
         self._student = pair.student if self.unfused is None else replace(pair.student, split=None)
 
+    def in_loss(self, rollout: Rollout) -> Rollout:
+        """The part of a rollout whose tokens are in the loss; no model need read on behind it."""
+        position = self._loss.position
+        return rollout if position is None else rollout.first(position.tokens)
+
     def batch(self, rollout: Rollout, packed: Packed, total: int) -> Arrays:
         """The arrays that `loss` takes of packed rows, in a step of `total` response tokens.
 

@@ -9,6 +9,7 @@ from typing import Any
 from trb_mlx.config import Config
 from trb_mlx.data.prompts import order
 from trb_mlx.models.pair import Pair
+from trb_mlx.ops.schedules import growing_horizon
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs
 from trb_mlx.rollout.sampler import sample, sample_blended
@@ -58,15 +59,33 @@ class RolloutSampler:
         """ε, which is 0 where no behavior policy draws."""
         return 0.0 if is_supervised(self._config.target, step) else self.behavior.budget(step)
 
+    def drawers(self, step: int) -> tuple[bool, bool]:
+        """Whether the student and the teacher take part in drawing."""
+        if is_supervised(self._config.target, step):
+            return False, True
+        return True, self.behavior.needs_teacher(step)
+
+    def max_tokens(self, step: int) -> int:
+        """The length limit of a step, that of a growing horizon perhaps."""
+        limit, horizon = self._config.rollout.max_tokens, self._config.rollout.horizon
+        if horizon is None:
+            return limit
+        return growing_horizon(step, horizon.start, limit, horizon.steps)
+
     def sample(self, step: int) -> Rollout:
         """The rollouts of a step, counted from 0, with both models' records."""
+        rollout, limit = self._sample(step), self.max_tokens(step)
+        rollout.horizon = limit if limit < self._config.rollout.max_tokens else None
+        return rollout
+
+    def _sample(self, step: int) -> Rollout:
         self._before = step, self.drafting
         config, pair, jobs = self._config, self._pair, self._jobs(step)
         sizes = config.train.micro_batch_size, config.train.micro_batch_tokens
         supervised = is_supervised(config.target, step)
         warmed = 1.0 if supervised else self.behavior.temperature(step)
         sampling = Sampling(
-            config.rollout.max_tokens,
+            self.max_tokens(step),
             config.rollout.batch_size,
             config.rollout.temperature * warmed,
             config.loss.top_k,

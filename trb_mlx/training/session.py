@@ -16,7 +16,7 @@ from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_split
 from trb_mlx.data.held_out import PromptSplit, split_prompts, with_held_out
 from trb_mlx.data.rewards import Verifier
-from trb_mlx.evaluation.evaluator import Evaluator, answer_rewards, resolve_eval
+from trb_mlx.evaluation.evaluator import Evaluator, resolve_eval, row_rewards
 from trb_mlx.files import disk_errors, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import add_lora, checkpoint_layers
@@ -142,7 +142,7 @@ def make_trainer(
         RolloutSampler(config, pair, prompts.train, keep_hidden),
         stepper,
         Evaluator(pair, prompts.eval, evaluation, verifier, config.train.seed, rows),
-        lambda rollout: answer_rewards(pair.student, rollout, verifier),
+        lambda rollout: row_rewards(pair.student, rollout, verifier),
     )
 
 

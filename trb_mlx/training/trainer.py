@@ -16,10 +16,12 @@ from trb_mlx.interrupts import Interrupted, shielded, watching
 from trb_mlx.ops.schedules import learning_rate
 from trb_mlx.runs.checkpoint import TrainingState
 from trb_mlx.training.callbacks.base import Callback
-from trb_mlx.training.metrics import reward_metrics, rollout_metrics
+from trb_mlx.training.cost import cost_metrics, is_over, tokens_read
+from trb_mlx.training.metrics import horizon_metrics, reward_metrics, rollout_metrics
 from trb_mlx.training.rollouts import RolloutSampler
 from trb_mlx.training.step import Stepper
-from trb_mlx.types import Metrics, Rollout, StepResult
+from trb_mlx.training.target import is_exact
+from trb_mlx.types import Cost, Metrics, Rollout, StepResult
 
 
 class Trainer:
@@ -31,10 +33,10 @@ class Trainer:
         sampler: RolloutSampler,
         stepper: Stepper,
         evaluator: Evaluator,
-        rewards: Callable[[Rollout], list[float]],
+        rewards: Callable[[Rollout], list[float | None]],
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        """`rewards` gives 1 or 0 for each rollout that has a gold answer."""
+        """`rewards` gives 1, 0 or None for each rollout."""
         self.config = config
         self.sampler = sampler
         self.stepper = stepper
@@ -43,7 +45,9 @@ class Trainer:
         self.callbacks = callbacks
         self.step = 0  # finished updates
         self.bad_steps = 0  # skipped in a row
+        self.cost = Cost()  # of the finished updates
         self._saved = 0
+        self._ticked = 0.0  # when `cost.minutes` was counted last
 
     def run(self) -> None:
         """Go on from `step` to the last update.
@@ -55,13 +59,14 @@ class Trainer:
         """
         with watching():
             self._saved = self.step
+            self._ticked = time.perf_counter()
             try:
                 self._call("on_start", self.step)
                 if self.step == 0:
                     self._finish(StepResult(0, self.evaluate(0)))
-                while self.step < self.config.train.steps:
+                while not self._is_over(self.step, self.cost):
                     result = self.train_step()
-                    if self._evaluates(result.step):
+                    if self._evaluates(result):
                         result.metrics |= self.evaluate(result.step)
                     self._finish(result)
             except BaseException as error:
@@ -83,13 +88,14 @@ class Trainer:
         self._call("on_phase", "update", step + 1)
         # Dropout is the only thing that draws from MLX's own state, and a resumed run has none.
         mx.random.seed((train.seed * 1_000_003 + step) % 2**63)
-        begun = time.perf_counter()
+        begun, cpu_begun = time.perf_counter(), time.process_time()
         rollout = self.sampler.sample(step)
+        trained = self.stepper.objective.in_loss(rollout)
         mx.clear_cache()  # what the caches held is of other shapes than what the update needs
         sampled = time.perf_counter()
         rate = learning_rate(step, train.learning_rate, train.lr_warmup_steps)
         with self.sampler.peaks.phase("update"):
-            metrics = self.stepper.update(rollout, rate)
+            metrics = self.stepper.update(trained, rate)
         updated = time.perf_counter()
         rewards = self.rewards(rollout)
         metrics["skipped_updates"] = float(self.stepper.skipped)
@@ -103,7 +109,26 @@ class Trainer:
         }
         peaks = self.sampler.peaks.take()
         metrics |= {"memory/peak_gb": max(peaks.values())} | peaks
-        return StepResult(step + 1, metrics, rollout, rewards)
+        if self.config.rollout.horizon is not None:
+            metrics |= horizon_metrics(rollout, self.config.rollout.max_tokens)
+        cost = self.cost + self._cost(rollout, trained, time.process_time() - cpu_begun)
+        return StepResult(step + 1, metrics | cost_metrics(cost), rollout, rewards, cost)
+
+    def _cost(self, rollout: Rollout, trained: Rollout, cpu_seconds: float) -> Cost:
+        """Of the step that these rollouts are of; the clock ran since the one before."""
+        assert rollout.records is not None
+        kept, ticked = rollout.records.teacher_hidden is not None, self._ticked
+        self._ticked = time.perf_counter()
+        drawers = self.sampler.drawers(rollout.step)
+        again = is_exact(self.config.loss) and not kept
+        student_tokens, teacher_tokens = tokens_read(rollout, trained, drawers, again)
+        return Cost(
+            int(trained.lengths.sum()),
+            student_tokens,
+            teacher_tokens,
+            (self._ticked - ticked) / 60,
+            cpu_seconds,
+        )
 
     def evaluate(self, step: int) -> Metrics:
         """Metrics on held-out prompts after `step` updates, before the first the teacher's too."""
@@ -115,17 +140,22 @@ class Trainer:
                 metrics |= self.evaluator.evaluate_teacher()
         return metrics | {"time/eval_s": time.perf_counter() - begun} | peaks.take()
 
-    def _evaluates(self, step: int) -> bool:
+    def _is_over(self, step: int, cost: Cost) -> bool:
+        return is_over(self.config.train, step, cost)
+
+    def _evaluates(self, result: StepResult) -> bool:
         every = self.config.eval.every  # 0: only at both ends
-        return step == self.config.train.steps or bool(every and step % every == 0)
+        due = bool(every and result.step % every == 0)
+        return due or self._is_over(result.step, result.cost)
 
     def _finish(self, result: StepResult) -> None:
         """Count a step once every callback has it, and save where it is time."""
         with shielded():
             self._call("on_step", result)
             self.step = step = result.step
+            self.cost = result.cost
             self.bad_steps = self.bad_steps + 1 if result.metrics.get("skipped") else 0
-            if step and (self._evaluates(step) or step % self.config.run.save_every == 0):
+            if step and (self._evaluates(result) or step % self.config.run.save_every == 0):
                 self._save()
         if self.bad_steps >= self.config.train.max_bad_steps:
             raise RunError(
@@ -150,12 +180,14 @@ class Trainer:
     @property
     def state(self) -> TrainingState:
         """What a checkpoint keeps beside arrays."""
-        return TrainingState(self.step, self.bad_steps, self.stepper.skipped, self.sampler.drafting)
+        skipped, drafting = self.stepper.skipped, self.sampler.drafting
+        return TrainingState(self.step, self.bad_steps, skipped, drafting, self.cost)
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a checkpoint's state."""
         self.step = self.stepper.updates = state.step
         self.stepper.skipped = state.skipped
+        self.cost = state.cost
         # A run that was stopped for its bad steps is resumed to get past them.
         stopped = state.bad_steps >= self.config.train.max_bad_steps
         self.bad_steps = 0 if stopped else state.bad_steps

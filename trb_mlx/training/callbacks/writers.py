@@ -67,7 +67,7 @@ def _sample_line(result: StepResult, rollout: Rollout, row: int, text: str) -> d
         "prompt": prompt.text,
         "response": text,
         "answer": prompt.answer,
-        "reward": result.rewards[row] if row < len(result.rewards) else None,
+        "reward": result.rewards[row] if result.rewards else None,
         "length": int(rollout.lengths[row]),
         "stopped": bool(rollout.stopped[row]),
     }
