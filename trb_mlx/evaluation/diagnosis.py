@@ -30,6 +30,7 @@ from trb_mlx.evaluation.diagnostics import (
 from trb_mlx.evaluation.evaluator import answer_reward, answer_rewards
 from trb_mlx.files import disk_errors
 from trb_mlx.models.pair import Pair, Scorer, load_pair
+from trb_mlx.ops.bounds import bounded
 from trb_mlx.rollout.behavior import Behavior, make_behavior
 from trb_mlx.rollout.continuation import continue_rollouts
 from trb_mlx.rollout.draft_length import Fixed
@@ -102,7 +103,7 @@ def diagnose(config: Config, sizes: Sizes, say: Say) -> Diagnostics:
         name, blended = f"TRB, ε = {own.budget:g}", rollouts[own.budget]
     else:
         name, blended = own.kind, _sample(config, pair, prompts, behavior)
-    with Verifier() as verifier:
+    with Verifier() as verifier, bounded(config.train.vocabulary_mb):
         return Diagnostics(
             student=config.student.model,
             teacher=config.teacher.model,

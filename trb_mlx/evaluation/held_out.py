@@ -22,6 +22,7 @@ from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
 from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
+from trb_mlx.ops.bounds import bounded
 from trb_mlx.runs.digests import check_digests, chooses_same_prompts
 from trb_mlx.types import Prompt, Say, say_nothing
 
@@ -81,7 +82,8 @@ def evaluate_target(
     count = len(task.prompts)
     what = f"evaluation {folder.path}" if folder else ""
     lock = locked(folder.path / ".lock", what) if folder else nullcontext()
-    with watching(), lock, Verifier() as verifier:
+    most = bounded(target.config.train.vocabulary_mb)
+    with watching(), lock, Verifier() as verifier, most:
         lines = run_task(task, folder, verifier, lambda done: progress(done, count))
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")

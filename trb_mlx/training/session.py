@@ -22,6 +22,7 @@ from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
+from trb_mlx.ops.bounds import bounded
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
@@ -64,7 +65,8 @@ def train_run(
     tell = partial(say, console)
     kept = load_config(folder.config) if resume and folder.config.exists() else None
     config = with_held_out(with_initial_lora(config), kept)
-    with holding_run(folder, config, resume), Verifier() as verifier:
+    most = bounded(config.train.vocabulary_mb)
+    with holding_run(folder, config, resume), Verifier() as verifier, most:
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
         for scorer in (pair.student, pair.teacher):
