@@ -19,8 +19,8 @@ from bench_models import endless, random_scorer
 from bench_rollouts import VANILLA_TOKENS
 from bench_trust_region import make_rows
 
+from trb_mlx.bounds import row_groups
 from trb_mlx.config import BehaviorConfig
-from trb_mlx.ops.bounds import row_groups
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.ops.numerics import log_softmax

@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from trb_mlx import bounds
 from trb_mlx.evaluation.distances import NAMES, distance_sums, mean_reverse_kl
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops import bounds
 from trb_mlx.rollout import logits
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import sample

@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from trb_mlx import bounds
 from trb_mlx.config import BehaviorConfig
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.ops import bounds
 from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import entropy, log_softmax
 from trb_mlx.rollout.behavior import Blend, make_behavior

@@ -8,13 +8,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from trb_mlx import bounds
+from trb_mlx.bounds import bounded
 from trb_mlx.config import BehaviorConfig, LoraConfig, LossConfig, TrainConfig
 from trb_mlx.doctor.tiny import tiny_pair
 from trb_mlx.evaluation.distances import distance_sums
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops import bounds
-from trb_mlx.ops.bounds import bounded
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.draft_length import Fixed

@@ -14,10 +14,10 @@ from mlx.utils import tree_flatten
 from test_step import rollouts
 from tiny import HEADS, make_model
 
+from trb_mlx import bounds
 from trb_mlx.config import LoraConfig, LossConfig, ModelConfig
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, Scorer, load_pair
-from trb_mlx.ops import bounds
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.recording import to_host
 from trb_mlx.training.objective import Objective, token_logprobs

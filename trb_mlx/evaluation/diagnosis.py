@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trb_mlx.backend import prepare_backend
+from trb_mlx.bounds import bounded
 from trb_mlx.config import BehaviorConfig, Config
 from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts
@@ -30,7 +31,6 @@ from trb_mlx.evaluation.diagnostics import (
 from trb_mlx.evaluation.evaluator import answer_reward, answer_rewards
 from trb_mlx.files import disk_errors
 from trb_mlx.models.pair import Pair, Scorer, load_pair
-from trb_mlx.ops.bounds import bounded
 from trb_mlx.rollout.behavior import Behavior, make_behavior
 from trb_mlx.rollout.continuation import continue_rollouts
 from trb_mlx.rollout.draft_length import Fixed

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx import __version__
+from trb_mlx.bounds import bounded
 from trb_mlx.config import EvalConfig
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_context, shortest_context
@@ -22,7 +23,6 @@ from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
 from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
-from trb_mlx.ops.bounds import bounded
 from trb_mlx.runs.digests import check_digests, chooses_same_prompts
 from trb_mlx.types import Prompt, Say, say_nothing
 

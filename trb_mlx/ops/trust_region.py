@@ -14,7 +14,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.ops.bounds import rows_at_once
+from trb_mlx.bounds import rows_at_once
 from trb_mlx.ops.bracketing import Bracket, Points, first_weight
 from trb_mlx.ops.distribution import Distribution, whole_blocks
 from trb_mlx.ops.numerics import in_blocks, log_softmax, sum_last

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import row_groups
 from trb_mlx.models.pair import Scorer
-from trb_mlx.ops.bounds import row_groups
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.ops.sampling import draw, nucleus
 from trb_mlx.rollout.cache_trial import make_decoder

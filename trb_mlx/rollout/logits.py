@@ -8,8 +8,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import chunk_tokens, row_groups
 from trb_mlx.models.pair import Scorer
-from trb_mlx.ops.bounds import chunk_tokens, row_groups
 from trb_mlx.rollout.decoder import second_stream
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.types import Rollout

@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.backend import on_metal
+from trb_mlx.bounds import most_rows
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.ops.bounds import most_rows
 from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.draft_length import DraftLength, Fixed

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import most_rows, row_groups
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops.bounds import most_rows, row_groups
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.rollout.behavior import Behavior

@@ -11,6 +11,7 @@ from rich.console import Console
 from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
 from trb_mlx.adapters.mlx_lm import adapter_config
 from trb_mlx.backend import prepare_backend
+from trb_mlx.bounds import bounded
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_split
@@ -22,7 +23,6 @@ from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
-from trb_mlx.ops.bounds import bounded
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts

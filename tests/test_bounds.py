@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from trb_mlx.ops import bounds
-from trb_mlx.ops.bounds import bounded, chunk_tokens, most_rows, rows_at_once
+from trb_mlx import bounds
+from trb_mlx.bounds import bounded, chunk_tokens, most_rows, rows_at_once
 
 
 def test_a_chunk_fills_its_bytes() -> None:

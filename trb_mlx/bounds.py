@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import mlx.core as mx
+from trb_mlx.backend import on_gpu
 
 # Entries (rows × V) of one array: 64 MiB of float32, 110 rows of 151,936 ids. A kernel over so
 # many takes a GPU far longer than its launch.
@@ -43,8 +43,8 @@ def most_rows(vocab: int) -> int:
 
 def rows_at_once(vocab: int) -> int:
     """How many rows are blended, drawn and recorded at a time on the default device."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return min(most_rows(vocab), max(1, CPU_ENTRIES // vocab)) if on_cpu else most_rows(vocab)
+    most = most_rows(vocab)
+    return most if on_gpu() else min(most, max(1, CPU_ENTRIES // vocab))
 
 
 def row_groups(rows: int, vocab: int) -> list[slice]:
