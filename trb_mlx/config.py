@@ -173,9 +173,8 @@ class TrainConfig(Section):
 
     A step's rollouts pass in micro-batches of at most `micro_batch_tokens` positions (prompt,
     response and padding; one longer row goes alone) and at most `micro_batch_size` rows. The
-    update does not depend on either. An array as wide as the vocabulary takes at most
-    `vocabulary_mb` MiB of float32: no more rows than that holds are decoded, blended, recorded or
-    scored at once (docs/models.md).
+    update does not depend on either. No array as wide as the vocabulary takes more than
+    `vocabulary_mb` MiB of float32 (docs/models.md).
 
     A run ends after `steps`, or earlier with the step that brings the response tokens in the loss
     to `max_response_tokens` or training to `max_minutes`. All schedules go by steps.
