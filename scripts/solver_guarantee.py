@@ -1,6 +1,6 @@
 """The solver's guarantee on many rows whose budget binds: KL(μ_β ‖ π_S)/ε in float64.
 
-    python scripts/solver_guarantee.py [--metal]
+    python scripts/solver_guarantee.py [--metal] [--kernel]
 
 It is never above 1.001, and below 0.99 at most once in 100,000 rows. Rows are drawn until as many
 as asked for bind: hard ones, language-model-like ones, few atoms, ties and holes.
@@ -11,11 +11,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import click
 import mlx.core as mx
 import numpy as np
+from kernel_on_host import solve_weight_on_host
 from metal_emulation import like_metal
 
 from trb_mlx.ops.trust_region import SUPPORT_FLOOR, TEACHER_FLOOR, solve_blend_weight
@@ -23,6 +25,7 @@ from trb_mlx.ops.trust_region import SUPPORT_FLOOR, TEACHER_FLOOR, solve_blend_w
 LEAST, MOST, SHORT_SHARE = 0.99, 1.001, 1e-5
 WIDE = 151_936
 Logits = tuple[np.ndarray, np.ndarray]
+Solver = Callable[[mx.array, mx.array, mx.array], mx.array]
 SMALLEST, LARGEST = 2e-6, 10.0  # ε
 
 
@@ -75,7 +78,7 @@ def atoms(rng: np.random.Generator, rows: int, vocab: int) -> Logits:
 def ties(rng: np.random.Generator, rows: int, vocab: int) -> Logits:
     """Logits on a coarse grid, as 16-bit types have them."""
     step = rng.choice([0.125, 1.0, 4.0], (rows, 1))
-    return tuple(np.round(x / step) * step for x in language(rng, rows, vocab))  # type: ignore[return-value]
+    return tuple(np.round(x / step) * step for x in language(rng, rows, vocab))
 
 
 def holes(rng: np.random.Generator, rows: int, vocab: int) -> Logits:
@@ -120,10 +123,11 @@ def kl_of(student: np.ndarray, teacher: np.ndarray, weight: np.ndarray) -> np.nd
     return np.where(outside, base, np.where(np.abs(gap) < 1.0, close, far)).sum(-1)
 
 
-def shares_of(logits: Logits, budget: np.ndarray) -> Shares:
-    """What the solver makes of rows `[R, V]` under budgets `[R]`."""
+def shares_of(logits: Logits, budget: np.ndarray, solve: Solver | None = None) -> Shares:
+    """What the solver, or another, makes of rows `[R, V]` under budgets `[R]`."""
     rows = [normalize(x).astype(np.float32) for x in logits]
-    weight = np.asarray(solve_blend_weight(*map(mx.array, rows), mx.array(budget)))
+    weight = (solve or solve_blend_weight)(*map(mx.array, rows), mx.array(budget))
+    weight = np.asarray(weight)
     student, teacher = (normalize(x.astype(np.float64)) for x in rows)
     ratio = kl_of(student, teacher, weight.astype(np.float64)) / budget
     ratio = np.where(weight == 0.0, 0.0, ratio)
@@ -131,7 +135,9 @@ def shares_of(logits: Logits, budget: np.ndarray) -> Shares:
     return Shares(ratio[(weight < 1.0) & (floor < LEAST)], ratio)
 
 
-def batches(seed: int, rows: int, vocab: int | None) -> Iterator[tuple[str, Shares]]:
+def batches(
+    seed: int, rows: int, vocab: int | None, solve: Solver | None = None
+) -> Iterator[tuple[str, Shares]]:
     """Endless batches of every kind in turn, at one vocabulary or at sizes up to 4,096."""
     rng = np.random.default_rng(seed)
     while True:
@@ -139,17 +145,24 @@ def batches(seed: int, rows: int, vocab: int | None) -> Iterator[tuple[str, Shar
             size = vocab or int(2 ** rng.uniform(1, 12))
             budget = np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST), rows))
             logits = kind(rng, rows, max(size, 2))
-            yield kind.__name__, shares_of(logits, budget.astype(np.float32).astype(np.float64))
+            budget = budget.astype(np.float32).astype(np.float64)
+            yield kind.__name__, shares_of(logits, budget, solve)
 
 
 def examine(
-    binding: int, rows: int, vocab: int | None, seed: int, metal: bool = False
+    binding: int,
+    rows: int,
+    vocab: int | None,
+    seed: int,
+    metal: bool = False,
+    kernel: bool = False,
 ) -> dict[str, Shares]:
     """Shares by kind of at least so many binding rows, in batches of `rows`."""
     found: dict[str, list[Shares]] = {kind.__name__: [] for kind in KINDS}
     seen = 0
+    solve = partial(solve_weight_on_host, metal=metal) if kernel else None
     with like_metal(seed) if metal else nullcontext():
-        for kind, shares in batches(seed, rows, vocab):
+        for kind, shares in batches(seed, rows, vocab, solve):
             found[kind].append(shares)
             seen += len(shares.binding)
             if seen >= binding:
@@ -165,14 +178,15 @@ def examine(
 @click.option("--rows", default=198_000, show_default=True, help="Binding rows of V up to 4,096.")
 @click.option("--wide", default=2_000, show_default=True, help="Binding rows of V = 151,936.")
 @click.option("--metal", is_flag=True, help="Compute as Metal would.")
+@click.option("--kernel", is_flag=True, help="By the GPU's kernel, compiled for this CPU.")
 @click.option("--seed", default=0, show_default=True)
-def main(rows: int, wide: int, metal: bool, seed: int) -> None:
+def main(rows: int, wide: int, metal: bool, kernel: bool, seed: int) -> None:
     """Print the table; exit 1 where the guarantee fails."""
     parts = {}
     if rows:
-        parts["V ≤ 4,096"] = examine(rows, 200, None, seed, metal)
+        parts["V ≤ 4,096"] = examine(rows, 200, None, seed, metal, kernel)
     if wide:
-        parts["V = 151,936"] = examine(wide, 4, WIDE, seed + 1, metal)
+        parts["V = 151,936"] = examine(wide, 4, WIDE, seed + 1, metal, kernel)
     print(f"{'':<26} {'binding':>8} {'smallest':>9} {'largest':>9} {'short':>6}")
     short = total = 0
     largest = 0.0

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.bounds import rows_at_once
 from trb_mlx.ops.bracketing import Bracket, Points, first_weight
-from trb_mlx.ops.distribution import Distribution, whole_blocks
-from trb_mlx.ops.numerics import in_blocks, log_softmax, sum_last
+from trb_mlx.ops.distribution import Distribution, rows_at_once, whole_blocks
+from trb_mlx.ops.numerics import in_blocks, log_softmax, sum_last, total_variation
 
 # Student entries below this are outside its support: the root of e^−174 is float32's smallest
 # normal number, and a GPU flushes what is smaller to 0.
@@ -38,11 +37,13 @@ class Solution(NamedTuple):
     Attributes:
         weight: β, float32 `[...]`.
         kl: KL(μ_β ‖ π_S) in nats, float32 `[...]`.
+        total_variation: TV(μ_β, π_S), float32 `[...]`.
         probs: μ_β, float32 `[..., V]`; where β = 0 the student's own.
     """
 
     weight: mx.array
     kl: mx.array
+    total_variation: mx.array
     probs: mx.array
 
 
@@ -133,7 +134,8 @@ def solve_blend(
             searched, limit, aim, weight = (x[~done] for x in (searched, limit, aim, weight))
     order = mx.array(np.argsort(np.concatenate(solved)).astype(np.int32))
     weight_of, kl_of = (mx.array(values).reshape(shape[:-1]) for values in (weights, kls))
-    return Solution(weight_of, kl_of, mx.concatenate(probs)[order].reshape(shape))
+    law = mx.concatenate(probs)[order].reshape(shape)
+    return Solution(weight_of, kl_of, total_variation(law, student.probs), law)
 
 
 def _ids(chosen: np.ndarray) -> mx.array:

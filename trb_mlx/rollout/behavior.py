@@ -14,11 +14,11 @@ import mlx.core as mx
 
 from trb_mlx.config import BEHAVIOR_GROUP, BehaviorConfig
 from trb_mlx.errors import UserError, reading
+from trb_mlx.kernels.blend import solve_blend
 from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import kl_divergence, total_variation
 from trb_mlx.ops.replacement import keep_or_replace
 from trb_mlx.ops.schedules import linear_decay, rising_temperature
-from trb_mlx.ops.trust_region import solve_blend
 
 
 class Blend(NamedTuple):
@@ -88,8 +88,8 @@ class Behavior:
 
 def trust_region_blend(student: Distribution, teacher: Distribution, budget: mx.array) -> Blend:
     """argmin KL(μ‖π_T) subject to KL(μ‖π_S) ≤ budget, with its weight."""
-    weight, kl, probs = solve_blend(student, teacher.logprobs, budget)
-    return Blend(probs, weight, kl, total_variation(probs, student.probs))
+    weight, kl, distance, probs = solve_blend(student, teacher.logprobs, budget)
+    return Blend(probs, weight, kl, distance)
 
 
 def vanilla(config: BehaviorConfig) -> Behavior:

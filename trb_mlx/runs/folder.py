@@ -22,7 +22,6 @@ MEMORY_KEYS = (
     "rollout.draft_length",
     "train.micro_batch_size",
     "train.micro_batch_tokens",
-    "train.vocabulary_mb",
     "train.grad_checkpoint",
 )
 RESUMABLE = (

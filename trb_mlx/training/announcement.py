@@ -9,6 +9,7 @@ from typing import Any
 
 from trb_mlx.config import Config
 from trb_mlx.data.formats import fill_plain
+from trb_mlx.kernels.blend import kernel_note
 from trb_mlx.method import describe_method, unread_keys
 from trb_mlx.models.loading import LanguageModel, resolve
 from trb_mlx.models.pair import Pair
@@ -40,7 +41,8 @@ def announcement(
             f"warning: behavior.warmup_steps {behavior.warmup_steps} is longer than the run "
             f"(train.steps {steps}): the budget will not reach 0."
         )
-    for sentence in filter(None, [*unread_keys(config), pair.student.model.note]):
+    solver = kernel_note() if behavior.kind in ("trb", "fixed") else None
+    for sentence in filter(None, [*unread_keys(config), pair.student.model.note, solver]):
         yield f"note: {sentence}"
     if hidden_reason:
         yield hidden_reason
