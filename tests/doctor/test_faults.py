@@ -11,7 +11,15 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from trb_mlx.doctor import losses, precision, rollouts, solving, training
+from trb_mlx.doctor import (
+    attention,
+    losses,
+    precision,
+    rollouts,
+    solving,
+    training,
+    vocabulary,
+)
 from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
 from trb_mlx.ops import divergence, trust_region
@@ -131,6 +139,111 @@ def narrow_softmax(patch: Patch) -> None:
     patch.setattr(training, "log_softmax", lambda z: z - mx.logsumexp(z, axis=-1, keepdims=True))
 
 
+def unmasked_rows(patch: Patch) -> None:
+    """Every row sees as far as the longest does."""
+    plain = row_cache.RowKVCache.make_mask
+
+    def make_mask(self: row_cache.RowKVCache, count: int, *rest: Any, **more: Any) -> Any:
+        longest = row_cache.Offsets([int(self.offsets.lengths.max())] * len(self.offsets.lengths))
+        return plain(row_cache.RowKVCache(longest, self.window), count, *rest, **more)
+
+    patch.setattr(row_cache.RowKVCache, "make_mask", make_mask)
+
+
+def wider_window(patch: Patch) -> None:
+    plain = row_cache.RowKVCache.make_mask
+
+    def make_mask(self: row_cache.RowKVCache, count: int, *rest: Any, **more: Any) -> Any:
+        wider = self.window and self.window + 1
+        return plain(row_cache.RowKVCache(self.offsets, wider), count, *rest, **more)
+
+    patch.setattr(row_cache.RowKVCache, "make_mask", make_mask)
+
+
+def other_key_heads(patch: Patch) -> None:
+    """Query heads in turns, where neighbours share a key head."""
+    plain = mx.fast.scaled_dot_product_attention
+
+    def turned(queries: mx.array, keys: mx.array, values: mx.array, **more: Any) -> mx.array:
+        groups = queries.shape[1] // keys.shape[1]
+        keys, values = (mx.concatenate([x] * groups, axis=1) for x in (keys, values))
+        return plain(queries, keys, values, **more)
+
+    patch.setattr(mx.fast, "scaled_dot_product_attention", turned)
+
+
+def one_head_size(size: int, fault: Callable[[Patch], None], patch: Patch) -> None:
+    """A kernel that is wrong for one head dimension alone."""
+    plain = mx.fast.scaled_dot_product_attention
+    with pytest.MonkeyPatch.context() as inner:
+        fault(inner)
+        wrong = mx.fast.scaled_dot_product_attention
+    patch.setattr(
+        mx.fast,
+        "scaled_dot_product_attention",
+        lambda queries, *rest, **more: (wrong if queries.shape[-1] == size else plain)(
+            queries, *rest, **more
+        ),
+    )
+
+
+def long_blocks(patch: Patch) -> None:
+    """A kernel for more than eight tokens that forgets the mask."""
+    plain = mx.fast.scaled_dot_product_attention
+
+    def forgetful(queries: mx.array, *rest: Any, **more: Any) -> mx.array:
+        return plain(queries, *rest, **(more | {"mask": None} if queries.shape[2] > 8 else more))
+
+    patch.setattr(mx.fast, "scaled_dot_product_attention", forgetful)
+
+
+def no_biases(patch: Patch) -> None:
+    plain = mx.quantized_matmul
+
+    def without(rows: mx.array, packed: mx.array, scales: mx.array, biases: mx.array, **more: Any):
+        return plain(rows, packed, scales, 0 * biases, **more)
+
+    patch.setattr(mx, "quantized_matmul", without)
+
+
+def wrong_token(patch: Patch) -> None:
+    """A kernel for one row alone that is wrong in one output of a thousand."""
+    plain = mx.quantized_matmul
+
+    def off(rows: mx.array, *rest: Any, **more: Any) -> mx.array:
+        product = plain(rows, *rest, **more)
+        return product + 3.0 * (mx.arange(product.shape[-1]) == 7) * (len(rows) == 1)
+
+    patch.setattr(mx, "quantized_matmul", off)
+
+
+def rounded_rows(patch: Patch) -> None:
+    """TF32 where the device says that it has none."""
+    patch.setattr(precision, "row_gap", lambda dtype: 1e-4)
+
+
+def lost_block(patch: Patch) -> None:
+    """The last ids of the vocabulary are never among the likeliest."""
+    plain = vocabulary.top_k
+    patch.setattr(
+        vocabulary, "top_k", lambda rows, count: plain(rows[:, : len(rows[0]) // 2], count)
+    )
+
+
+def repeated_id(patch: Patch) -> None:
+    plain = vocabulary.top_k
+    patch.setattr(
+        vocabulary,
+        "top_k",
+        lambda rows, count: mx.minimum(plain(rows, count), 10**9)[:, [0] * count],
+    )
+
+
+def narrow_nucleus(patch: Patch) -> None:
+    plain = vocabulary.nucleus
+    patch.setattr(vocabulary, "nucleus", lambda rows, top_p: plain(rows, 0.995 * top_p))
+
+
 FAULTS: list[tuple[str, Callable[[Patch], None]]] = [
     ("loss gradients", wrong_gradient),
     ("loss gradients", wrong_loss),
@@ -140,6 +253,19 @@ FAULTS: list[tuple[str, Callable[[Patch], None]]] = [
     ("trust region, 151,936 ids", partial(scaled_weight, 1.01)),
     ("draws", partial(biased_draw, 1.03)),
     ("draws, 151,936 ids", partial(biased_draw, 1.001)),
+    ("choices, 151,936 ids", lost_block),
+    ("choices, 151,936 ids", repeated_id),
+    ("choices, 151,936 ids", narrow_nucleus),
+    ("products' rows", rounded_rows),
+    ("4-bit layers", no_biases),
+    ("4-bit layers", wrong_token),
+    *(
+        (f"attention, heads of {size}", fault)
+        for size in attention.HEAD_SIZES
+        for fault in (unmasked_rows, wider_window, partial(one_head_size, size, other_key_heads))
+    ),
+    ("attention, heads of 128", long_blocks),
+    ("attention, heads of 64", shifted_offset),
     ("batched decoding", shifted_offset),
     ("law of rollouts", partial(biased_draw, 1.15)),
     ("law of rollouts", every_draft_kept),

@@ -70,3 +70,13 @@ def test_how_metal_was_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGX_RELAX_CDM_CTXSTORE_TIMEOUT", "0")
     watchdog = machine.metal_settings()["GPU watchdog"]
     assert "AGX_RELAX_CDM_CTXSTORE_TIMEOUT" in told(GPU_watchdog=watchdog)
+
+
+def test_tf32_is_named_where_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine._many_rows() == "float32, as those of one row"
+    monkeypatch.setattr(machine, "product_rounding", lambda: 1e-4)
+    assert machine._many_rows() == "TF32 (10 bits), those of one row too"
+    monkeypatch.setattr(machine, "row_gap", lambda dtype: 1e-4)
+    assert machine._many_rows() == "TF32 (10 bits), those of one row not"
+    named = {"float32 products of many rows": machine._many_rows()}
+    assert "MLX_ENABLE_TF32=0" in told(**named)

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from trb_mlx.backend import prepare_backend
-from trb_mlx.doctor import losses, rollouts, solving, training
+from trb_mlx.doctor import attention, losses, products, rollouts, solving, training, vocabulary
 from trb_mlx.doctor.check import FAIL, Check, Outcome, run_checks
 from trb_mlx.doctor.machine import advice, facts
 
@@ -24,6 +24,13 @@ CHECKS = (
     Check(f"trust region, {WIDE}", partial(solving.trust_region, solving.WIDE, 2)),
     Check("draws", solving.known_draws),
     Check(f"draws, {WIDE}", solving.wide_draws),
+    Check(f"choices, {WIDE}", vocabulary.wide_choices),
+    Check("products' rows", products.rows_of_products),
+    Check("4-bit layers", products.quantized_layers),
+    *(
+        Check(f"attention, heads of {size}", partial(attention.attention, size))
+        for size in attention.HEAD_SIZES
+    ),
     Check("batched decoding", rollouts.batched_decoding),
     Check("law of rollouts", rollouts.law_of_rollouts),
     Check("compiled step", training.compiled_step),

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from trb_mlx import __version__
 from trb_mlx.backend import METAL_ENVIRONMENT, on_gpu, on_metal
-from trb_mlx.doctor.precision import product_rounding
+from trb_mlx.doctor.precision import EXACT_PRODUCTS, product_rounding, row_gap
 from trb_mlx.models.memory import machine_memory
 
 # MLX's Linux wheel links a reference BLAS: about 4 GFLOP/s on two cores, and with OpenBLAS 180
@@ -71,8 +71,17 @@ def facts() -> dict[str, Any]:
         known |= metal_settings()
     known["float32 products (GFLOP/s)"] = round(matmul_gflops(), 1)
     known["rounding of float32 products"] = float(f"{product_rounding():.2g}")
+    known["float32 products of many rows"] = _many_rows()
     known["C++ compiler"] = "g++" if shutil.which("g++") else "none"
     return known
+
+
+def _many_rows() -> str:
+    """Beside those of one row; TF32 is named where it shows."""
+    if product_rounding() < EXACT_PRODUCTS:
+        return "float32, as those of one row"
+    own = "too" if row_gap(mx.float32) < EXACT_PRODUCTS else "not"
+    return f"TF32 (10 bits), those of one row {own}"
 
 
 def metal_settings() -> dict[str, str]:
@@ -94,6 +103,11 @@ def advice(known: Mapping[str, Any]) -> list[str]:
     if on_cpu and known["C++ compiler"] == "none":
         lines.append(
             "No C++ compiler (g++): training works without one; train.compile: on does not."
+        )
+    if str(known.get("float32 products of many rows")).startswith("TF32"):
+        lines.append(
+            "Float32 products of many rows are rounded to TF32, so that what a rollout draws may "
+            "depend on its batch; MLX_ENABLE_TF32=0 in the environment keeps float32, more slowly."
         )
     limit = known.get("recommended working set (GiB)")
     if known["back end"] == "Metal" and limit:

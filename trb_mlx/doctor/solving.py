@@ -31,7 +31,7 @@ def _budget_shares(vocab: int, rows: int) -> Iterator[np.ndarray]:
     """KL(μ ‖ π_S)/ε of rows whose teacher is beyond the budget, in float64."""
     rng = np.random.default_rng(vocab)
     for budget in BUDGETS:
-        logits = _language_rows(rng, rows, vocab)
+        logits = language_rows(rng, rows, vocab)
         raised = logits + rng.normal(size=logits.shape).astype(np.float32) * 2.0
         student_logprobs, teacher_logprobs = (log_softmax(mx.array(x)) for x in (logits, raised))
         solved = solve_blend_weight(student_logprobs, teacher_logprobs, budget)
@@ -42,7 +42,7 @@ def _budget_shares(vocab: int, rows: int) -> Iterator[np.ndarray]:
         yield reference.kl(blended, student) / budget
 
 
-def _language_rows(rng: np.random.Generator, rows: int, vocab: int) -> np.ndarray:
+def language_rows(rng: np.random.Generator, rows: int, vocab: int) -> np.ndarray:
     """Logits that fall with the rank by a power law, as a language model's do."""
     powers = rng.uniform(0.8, 2.0, size=(rows, 1))
     logits = -powers * np.log(np.arange(1, vocab + 1)) + rng.normal(size=(rows, vocab))
@@ -71,7 +71,7 @@ def known_draws() -> Sequence[Finding]:
 
 def wide_draws(rows: int = 48) -> Sequence[Finding]:
     """How far a uniform lies from its token's part of [0, 1), over the widest vocabulary."""
-    logprobs = reference.normalize(_language_rows(np.random.default_rng(1), 1, WIDE)[0])
+    logprobs = reference.normalize(language_rows(np.random.default_rng(1), 1, WIDE)[0])
     uniforms = row_uniforms(8, 0, 0, 0, rows)
     wide = mx.broadcast_to(mx.array(logprobs.astype(np.float32)), (rows, WIDE))
     tokens = np.asarray(inverse_cdf(wide, mx.array(uniforms)))
