@@ -27,9 +27,10 @@ from pathlib import Path
 import click
 import mlx.core as mx
 
+from trb_mlx.bounds import CHUNK_BYTES, chunk_tokens
 from trb_mlx.ops.distribution import top_k
 from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support, support_logprobs
-from trb_mlx.ops.fused_head import CHUNK_BYTES, Arrays, chunk_tokens, fused_head_loss
+from trb_mlx.ops.fused_head import Arrays, fused_head_loss
 from trb_mlx.ops.numerics import log_softmax
 
 SIDES = ("fused exact", "fused tail", "plain exact", "plain tail", "recomputed exact")

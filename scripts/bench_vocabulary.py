@@ -19,6 +19,7 @@ from bench_models import endless, random_scorer
 from bench_rollouts import VANILLA_TOKENS
 from bench_trust_region import make_rows
 
+from trb_mlx.bounds import row_groups
 from trb_mlx.config import BehaviorConfig
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.distribution import Distribution, softmax
@@ -26,7 +27,6 @@ from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.sampling import draw
 from trb_mlx.ops.trust_region import solve_blend, solve_blend_weight
 from trb_mlx.rollout.behavior import make_behavior
-from trb_mlx.rollout.generator import row_groups
 from trb_mlx.rollout.recording import student_records, teacher_records
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.speculative import SpeculativeGenerator

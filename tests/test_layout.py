@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "trb_mlx"
 # Top to bottom: a module may import from its own line and the lines above.
 ROOMS = [
-    {"errors", "text", "backend"},
+    {"errors", "text", "backend", "bounds"},
     {"config_sections", "types", "files", "interrupts", "yaml_file"},
     {"config"},
     {"config_mistakes"},

@@ -173,7 +173,8 @@ class TrainConfig(Section):
 
     A step's rollouts pass in micro-batches of at most `micro_batch_tokens` positions (prompt,
     response and padding; one longer row goes alone) and at most `micro_batch_size` rows. The
-    update does not depend on either.
+    update does not depend on either. No array as wide as the vocabulary takes more than
+    `vocabulary_mb` MiB of float32 (docs/models.md).
 
     A run ends after `steps`, or earlier with the step that brings the response tokens in the loss
     to `max_response_tokens` or training to `max_minutes`. All schedules go by steps.
@@ -192,6 +193,7 @@ class TrainConfig(Section):
     max_grad_norm: Positive = 1.0
     micro_batch_tokens: PositiveInt = 4096
     micro_batch_size: PositiveInt = 8
+    vocabulary_mb: PositiveInt = 64
     grad_checkpoint: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
     deterministic: bool = False

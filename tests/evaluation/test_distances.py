@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from trb_mlx import bounds
 from trb_mlx.evaluation.distances import NAMES, distance_sums, mean_reverse_kl
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops import fused_head
 from trb_mlx.rollout import logits
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.sampler import sample
@@ -85,7 +85,7 @@ def test_the_mean_over_response_tokens(pair: Pair, monkeypatch: pytest.MonkeyPat
     assert len(sums) == rollout.lengths.sum()
     expected = pytest.approx(float(np.mean(sums)), rel=1e-4)
     assert mean_reverse_kl(pair, rollout, 2) == expected
-    monkeypatch.setattr(fused_head.chunk_tokens, "__defaults__", (1, 6 * 259 * 4))
+    monkeypatch.setattr(bounds.chunk_tokens, "__defaults__", (1, 6 * 259 * 4))
     assert mean_reverse_kl(pair, rollout, 2) == expected
     whole = Pair(*(dataclasses.replace(scorer, split=None) for scorer in scorers))
     assert mean_reverse_kl(whole, rollout, 2) == expected

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from ops.reference import language_model_row, normalize
 
-from trb_mlx.ops import distribution
-from trb_mlx.ops.distribution import entropy_of, log_rest, rows_at_once, softmax, top_k
+from trb_mlx.ops.distribution import entropy_of, log_rest, softmax, top_k
 from trb_mlx.ops.divergence import support_logprobs
 
 INF = float("inf")
@@ -70,8 +69,3 @@ def test_the_rest_is_that_of_all_logits_also_where_float32_has_no_probability() 
     assert actual[3].item() < -100
     alone = mx.array([[0.0, -INF, -1e5]])
     assert np.isfinite(log_rest(softmax(alone), mx.array([[0]])).item())
-
-
-def test_arrays_are_bounded_by_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "CPU_ENTRIES", 1000)
-    assert [rows_at_once(vocab) for vocab in (100, 333, 1001, 10**6)] == [10, 3, 1, 1]

@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from trb_mlx import bounds
 from trb_mlx.config import BehaviorConfig
 from trb_mlx.models.pair import Pair, Scorer
-from trb_mlx.ops import distribution
 from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import entropy, log_softmax
 from trb_mlx.rollout.behavior import Blend, make_behavior
@@ -77,7 +77,7 @@ def test_rows_are_taken_some_at_a_time(pair: Pair, monkeypatch: pytest.MonkeyPat
     """However few, the tokens and records stay the same."""
     sampling = Sampling(max_tokens=12, support=8)
     whole, alone = blended(pair, jobs(3), 0.2), sample(pair.student, jobs(3), sampling)
-    monkeypatch.setattr(distribution, "CPU_ENTRIES", 5 * 384)
+    monkeypatch.setattr(bounds, "CPU_ENTRIES", 5 * 384)
     parts, alone_in_parts = blended(pair, jobs(3), 0.2), sample(pair.student, jobs(3), sampling)
     np.testing.assert_array_equal(whole.tokens, parts.tokens)
     np.testing.assert_array_equal(alone.tokens, alone_in_parts.tokens)

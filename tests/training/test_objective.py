@@ -14,10 +14,10 @@ from mlx.utils import tree_flatten
 from test_step import rollouts
 from tiny import HEADS, make_model
 
+from trb_mlx import bounds
 from trb_mlx.config import LoraConfig, LossConfig, ModelConfig
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair, Scorer, load_pair
-from trb_mlx.ops import fused_head
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.rollout.recording import to_host
 from trb_mlx.training.objective import Objective, token_logprobs
@@ -63,7 +63,7 @@ def ready(pair: Pair, keys: list[str] | None = None) -> Pair:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few tokens a chunk, so that even tiny models have many."""
-    monkeypatch.setattr(fused_head.chunk_tokens, "__defaults__", (1, 8 * 259 * 4))
+    monkeypatch.setattr(bounds.chunk_tokens, "__defaults__", (1, 8 * 259 * 4))
 
 
 @pytest.mark.parametrize("mode", MODES)

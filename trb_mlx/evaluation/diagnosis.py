@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trb_mlx.backend import prepare_backend
+from trb_mlx.bounds import bounded
 from trb_mlx.config import BehaviorConfig, Config
 from trb_mlx.data.context import fit_context, shortest_context
 from trb_mlx.data.held_out import held_out_prompts
@@ -102,7 +103,7 @@ def diagnose(config: Config, sizes: Sizes, say: Say) -> Diagnostics:
         name, blended = f"TRB, ε = {own.budget:g}", rollouts[own.budget]
     else:
         name, blended = own.kind, _sample(config, pair, prompts, behavior)
-    with Verifier() as verifier:
+    with Verifier() as verifier, bounded(config.train.vocabulary_mb):
         return Diagnostics(
             student=config.student.model,
             teacher=config.teacher.model,

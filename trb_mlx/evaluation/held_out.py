@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx import __version__
+from trb_mlx.bounds import bounded
 from trb_mlx.config import EvalConfig
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_context, shortest_context
@@ -81,7 +82,8 @@ def evaluate_target(
     count = len(task.prompts)
     what = f"evaluation {folder.path}" if folder else ""
     lock = locked(folder.path / ".lock", what) if folder else nullcontext()
-    with watching(), lock, Verifier() as verifier:
+    most = bounded(target.config.train.vocabulary_mb)
+    with watching(), lock, Verifier() as verifier, most:
         lines = run_task(task, folder, verifier, lambda done: progress(done, count))
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")

@@ -10,9 +10,6 @@ import mlx.core as mx
 from trb_mlx.ops.numerics import in_blocks, sum_last
 
 LOWEST = -1e30  # finite: 0·LOWEST is 0, and a row of −inf alone stays free of nan
-# Entries (rows × vocabulary) of one array where rows are taken some at a time. On a CPU they stay
-# in its cache: for larger arrays MLX gets fresh pages, which cost as much as the work.
-CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**24
 
 
 class Distribution(NamedTuple):
@@ -64,12 +61,6 @@ def whole_blocks(logits: mx.array) -> mx.array:
     """`[..., V]` padded by −inf until `in_blocks` is a mere view."""
     blocks = in_blocks(logits, -mx.inf)
     return blocks.reshape(*logits.shape[:-1], -1)
-
-
-def rows_at_once(vocab: int) -> int:
-    """How many rows of a vocabulary are taken at a time on the default device."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return max(1, (CPU_ENTRIES if on_cpu else GPU_ENTRIES) // vocab)
 
 
 def entropy_of(rows: Distribution) -> mx.array:

@@ -20,15 +20,6 @@ Arrays = dict[str, mx.array]
 # Logits [n, V] of one model and arrays [n, …] of the same tokens → loss [n] and measures [n].
 TokenLoss = Callable[[mx.array, Arrays], tuple[mx.array, Arrays]]
 
-# Float32 logits of one chunk, both models' where both are formed (docs/log.md: about six times
-# this is held at once; smaller chunks read the heads more often).
-CHUNK_BYTES = 48 * 2**20
-
-
-def chunk_tokens(vocab: int, models: int = 1, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """n, the tokens whose float32 logits over `vocab` ids of `models` models fill a chunk."""
-    return max(1, chunk_bytes // (4 * vocab * models))
-
 
 def fused_head_loss(
     hidden: mx.array,

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import rows_at_once
 from trb_mlx.ops.bracketing import Bracket, Points, first_weight
-from trb_mlx.ops.distribution import Distribution, rows_at_once, whole_blocks
+from trb_mlx.ops.distribution import Distribution, whole_blocks
 from trb_mlx.ops.numerics import in_blocks, log_softmax, sum_last, total_variation
 
 # Student entries below this are outside its support: the root of e^−174 is float32's smallest

@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import row_groups
 from trb_mlx.models.pair import Scorer
-from trb_mlx.ops.distribution import Distribution, rows_at_once, softmax
+from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.ops.sampling import draw, nucleus
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.decoder import Decoder
@@ -35,20 +36,15 @@ class BlockGenerator(Protocol):
 
     Attributes:
         decoders: the models; whoever asks for blocks prefills, filters and trims their rows.
-        max_block: the longest block that can be generated.
     """
 
     decoders: list[Decoder]
-    max_block: int
+
+    def longest_block(self, rows: int) -> int:
+        """The most tokens a row that can be generated at once for so many rows."""
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """A block after the tokens `last` `[B]`, with uniforms `[B, T, 2]` for each purpose."""
-
-
-def row_groups(rows: int, vocab: int) -> list[slice]:
-    """Rows taken together: all that is `[rows, vocab]` is made for so many at a time."""
-    count = rows_at_once(vocab)
-    return [slice(start, min(start + count, rows)) for start in range(0, rows, count)]
 
 
 def draw_rows(
@@ -70,13 +66,15 @@ def draw_rows(
 class ModelGenerator:
     """One model by itself; T tokens a round only spare the host some waiting."""
 
-    max_block = 2**31
-
     def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
         """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
         self.decoders = [make_decoder(scorer)]
         self._temperature, self._top_p = sampling.temperature, sampling.top_p
         self._support = min(sampling.support, scorer.merge.size)
+
+    def longest_block(self, rows: int) -> int:
+        """Any: what a token is drawn from is let go of before the next."""
+        return 2**31
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """Draw token by token; all are accepted, and nothing is tested."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import chunk_tokens, row_groups
 from trb_mlx.models.pair import Scorer
-from trb_mlx.ops.fused_head import chunk_tokens
 from trb_mlx.rollout.decoder import second_stream
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.types import Rollout
@@ -44,8 +44,9 @@ def logit_chunks(
     """Every response token once, with the logits of one or several models over one vocabulary.
 
     The bodies of a batch have run before any logits of it are formed, the second model's beside
-    the first's where the device has streams for both; logits are lazy, so that a caller who
-    evaluates what is made of one chunk holds no others.
+    the first's where the device has streams for both. Heads read many tokens at once, and what
+    they give comes in groups of rows (`bounds`): a caller who evaluates what is made of one holds
+    nothing else.
 
     Args:
         scorers: the models, the student first where it is among them.
@@ -63,10 +64,14 @@ def logit_chunks(
         mx.eval(hidden)
         rows, positions = np.nonzero(packed.mask)
         for start in range(0, packed.count, chunk):
-            part = slice(start, start + chunk)
-            yield LogitChunk(
-                packed.rows[rows[part]],
-                positions[part],
-                [values[part] for values in hidden],
-                [s.logits_of(values[part]) for s, values in zip(scorers, hidden, strict=True)],
-            )
+            places = np.arange(start, min(start + chunk, packed.count))
+            states = [values[start : start + chunk] for values in hidden]
+            logits = [s.logits_of(each) for s, each in zip(scorers, states, strict=True)]
+            mx.eval(logits)
+            for group in row_groups(len(places), scorers[0].merge.size):
+                yield LogitChunk(
+                    packed.rows[rows[places[group]]],
+                    positions[places[group]],
+                    [each[group] for each in states],
+                    [each[group] for each in logits],
+                )

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.backend import on_metal
+from trb_mlx.bounds import most_rows
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.rollout.behavior import Behavior
@@ -59,16 +60,19 @@ def _generate(
 ) -> Rollout:
     """Rounds of decoding until every job is done; `scorer` has the stop event."""
     support = min(sampling.support, scorer.merge.size)
+    most = min(sampling.batch_size, most_rows(scorer.merge.size))
     batch = RolloutBatch(jobs, sampling.max_tokens, scorer.merge.stop_id, support)
     with wired_memory():
         while True:
-            if prompts := batch.admit(sampling.batch_size):
+            if prompts := batch.admit(most):
                 for decoder in generator.decoders:
                     decoder.prefill(prompts)
             if not len(batch):
                 return batch.result(sampling.temperature)
             rows, begun = len(batch), time.perf_counter()
-            length = min(draft_length.choose(rows), generator.max_block, batch.most_left())
+            length = min(
+                draft_length.choose(rows), generator.longest_block(rows), batch.most_left()
+            )
             block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
             mx.eval(block.tokens, block.accepted)  # the host has to see which rows stopped
             accepted = np.asarray(block.accepted)

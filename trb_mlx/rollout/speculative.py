@@ -11,13 +11,14 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.bounds import most_rows, row_groups
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.decoder import second_stream
-from trb_mlx.rollout.generator import Block, draw_rows, row_groups
+from trb_mlx.rollout.generator import Block, draw_rows
 from trb_mlx.rollout.recording import BlockRecords, pair_records
 from trb_mlx.types import Sampling
 
@@ -36,12 +37,16 @@ class SpeculativeGenerator:
         """Both models' log-probs are tempered before the blend is solved."""
         self._teacher = pair.teacher
         self.decoders = [make_decoder(pair.student), make_decoder(pair.teacher)]
-        self.max_block = 2**31 if all(each.is_trimmable for each in self.decoders) else 1
+        self._trimmable = all(each.is_trimmable for each in self.decoders)
         self._behavior = behavior
         self._budget = mx.array(budget, dtype=mx.float32)
         self._temperature = sampling.temperature
         self._support = min(sampling.support, pair.student.merge.size)
         self._keep_hidden = sampling.keep_hidden
+
+    def longest_block(self, rows: int) -> int:
+        """1 where caches cannot be trimmed, else what keeps all its distributions in the bound."""
+        return max(1, most_rows(self._teacher.merge.size) // rows) if self._trimmable else 1
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """Draft a block and verify it."""

@@ -22,6 +22,7 @@ MEMORY_KEYS = (
     "rollout.draft_length",
     "train.micro_batch_size",
     "train.micro_batch_tokens",
+    "train.vocabulary_mb",
     "train.grad_checkpoint",
 )
 RESUMABLE = (

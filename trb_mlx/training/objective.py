@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from trb_mlx.bounds import chunk_tokens
 from trb_mlx.config import LossConfig, TargetConfig
 from trb_mlx.models.pair import Pair
-from trb_mlx.ops.fused_head import Arrays, chunk_tokens, fused_head_loss
+from trb_mlx.ops.fused_head import Arrays, fused_head_loss
 from trb_mlx.ops.numerics import log_softmax, logsumexp
 from trb_mlx.rollout.packing import Packed
 from trb_mlx.rollout.recording import from_host

@@ -11,6 +11,7 @@ from rich.console import Console
 from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
 from trb_mlx.adapters.mlx_lm import adapter_config
 from trb_mlx.backend import prepare_backend
+from trb_mlx.bounds import bounded
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
 from trb_mlx.data.context import fit_split
@@ -64,7 +65,8 @@ def train_run(
     tell = partial(say, console)
     kept = load_config(folder.config) if resume and folder.config.exists() else None
     config = with_held_out(with_initial_lora(config), kept)
-    with holding_run(folder, config, resume), Verifier() as verifier:
+    most = bounded(config.train.vocabulary_mb)
+    with holding_run(folder, config, resume), Verifier() as verifier, most:
         prepare_backend()
         pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
         for scorer in (pair.student, pair.teacher):
