@@ -36,6 +36,13 @@ def _few_rollouts(monkeypatch: Patch) -> None:
     monkeypatch.setattr(rollouts, "COPIES", 1_000)
 
 
+@pytest.fixture(autouse=True)
+def _a_gpu_s_kernel(monkeypatch: Patch) -> None:
+    """Plain operations in the place of the kernel, which is built on a GPU alone."""
+    monkeypatch.setattr(solving, "on_gpu", lambda: True)
+    monkeypatch.setattr(solving, "launch", trust_region.solve_blend)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_it_passes_here(check: Check) -> None:
     outcome = run_check(check)
@@ -71,6 +78,14 @@ def scaled_weight(factor: float, patch: Patch) -> None:
         return solution._replace(weight=factor * solution.weight)
 
     patch.setattr(trust_region, "solve_blend", scaled)
+
+
+def scaled_kernel(factor: float, patch: Patch) -> None:
+    def scaled(*rows: Any) -> trust_region.Solution:
+        solution = trust_region.solve_blend(*rows)
+        return solution._replace(probs=factor * solution.probs)
+
+    patch.setattr(solving, "launch", scaled)
 
 
 def biased_draw(factor: float, patch: Patch) -> None:
@@ -251,6 +266,7 @@ FAULTS: list[tuple[str, Callable[[Patch], None]]] = [
     ("trust region", partial(scaled_weight, 1.01)),
     ("trust region", partial(scaled_weight, 0.99)),
     ("trust region, 151,936 ids", partial(scaled_weight, 1.01)),
+    ("trust region's kernel", partial(scaled_kernel, 1.001)),
     ("draws", partial(biased_draw, 1.03)),
     ("draws, 151,936 ids", partial(biased_draw, 1.001)),
     ("choices, 151,936 ids", lost_block),
@@ -299,6 +315,11 @@ def test_without_a_compiler_the_compiled_step_is_skipped(monkeypatch: Patch) -> 
     outcome = run_check(NAMED["compiled step"])
     assert outcome.result == SKIPPED
     assert "g++" in outcome.measured
+
+
+def test_without_a_gpu_its_kernel_is_skipped(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(solving, "on_gpu", lambda: False)
+    assert run_check(NAMED["trust region's kernel"]).result == SKIPPED
 
 
 def test_bounds_follow_the_products_of_the_device(monkeypatch: Patch) -> None:

@@ -22,6 +22,7 @@ CHECKS = (
     Check("fused head", losses.fused_head),
     Check("trust region", partial(solving.trust_region, 4096, 16)),
     Check(f"trust region, {WIDE}", partial(solving.trust_region, solving.WIDE, 2)),
+    Check("trust region's kernel", solving.kernel),
     Check("draws", solving.known_draws),
     Check(f"draws, {WIDE}", solving.wide_draws),
     Check(f"choices, {WIDE}", vocabulary.wide_choices),

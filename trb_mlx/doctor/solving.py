@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.backend import on_gpu
 from trb_mlx.doctor import reference
-from trb_mlx.doctor.check import Finding
+from trb_mlx.doctor.check import Finding, Skip
+from trb_mlx.kernels.blend import differences, launch
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
 from trb_mlx.ops.trust_region import solve_blend_weight
@@ -40,6 +42,15 @@ def _budget_shares(vocab: int, rows: int) -> Iterator[np.ndarray]:
         assert (reference.kl(teacher, student) > budget).all()
         blended = reference.blend(student, teacher, weight)
         yield reference.kl(blended, student) / budget
+
+
+def kernel() -> Sequence[Finding]:
+    """The GPU's kernel for the same on hard rows, up to the first on which it differs."""
+    if not on_gpu():
+        raise Skip("no GPU is the default device, and plain operations solve it")
+    wrong = next(differences(launch), "")
+    what = "kinds of rows on which it differs from plain operations"
+    return (Finding(f"{what} ({wrong})" if wrong else what, float(bool(wrong)), 0.0),)
 
 
 def language_rows(rng: np.random.Generator, rows: int, vocab: int) -> np.ndarray:
