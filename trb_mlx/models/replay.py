@@ -61,11 +61,12 @@ class Recurrence:
         return self._update(**self.sequences, **(self._others | masks), state=self.state)
 
     @staticmethod
-    def join(calls: Sequence[Recurrence]) -> Recurrence:
-        """Calls that follow each other as one, from the first's states on."""
+    def join(calls: Sequence[Recurrence], length: int) -> Recurrence:
+        """The first `length` positions of calls that follow each other, from the first's states."""
         joined = calls[0].take(slice(None))
-        for name in joined.sequences if len(calls) > 1 else ():
-            joined.sequences[name] = mx.concatenate([c.sequences[name] for c in calls], axis=1)
+        for name in joined.sequences:
+            whole = mx.concatenate([call.sequences[name] for call in calls], axis=1)
+            joined.sequences[name] = whole[:, :length]
         return joined
 
     def take(self, rows: mx.array | slice) -> Recurrence:

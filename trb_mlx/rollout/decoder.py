@@ -14,7 +14,7 @@ from trb_mlx.models import mlxlm
 from trb_mlx.models.pair import Scorer
 from trb_mlx.models.replay import make_recordable
 from trb_mlx.rollout.layer_caches import RowCache, extract, flatten, make_row_cache, recurrent
-from trb_mlx.rollout.recurrent_cache import reading
+from trb_mlx.rollout.recurrent_cache import Standing, reading
 from trb_mlx.rollout.row_cache import Offsets, RowKVCache
 
 PREFILL_TOKENS = 2048  # positions of each row that one prefill pass reads, as mlx-lm does
@@ -152,11 +152,11 @@ class RowDecoder:
 
     def trim(self, counts: np.ndarray) -> None:
         """Lower the offsets, where no data moves, and run recurrences again."""
-        kept = mx.array(self._untrimmed - counts) if counts.any() else None
+        standing = Standing.of(self._untrimmed, counts)
         for layer in recurrent(self._layers):
-            layer.trim(kept)
+            layer.trim(standing)
         self._untrimmed = 0
-        if kept is not None:
+        if standing is not None:
             self._offsets.set(self._offsets.lengths - counts.astype(np.int32))
 
 

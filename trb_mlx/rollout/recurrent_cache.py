@@ -9,10 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from trb_mlx.models.replay import Recurrence, record_to, recording
+
+
+class Standing(NamedTuple):
+    """Rows that were trimmed, and what stands of the positions that they read since the last trim.
+
+    Attributes:
+        rows: which of the batch, int `[n]`, in order.
+        counts: how many positions stand of each, int `[n]`.
+        longest: the most of them, at least 1.
+        merged: where each row of the batch stands in the batch followed by those, int `[B]`.
+    """
+
+    rows: mx.array
+    counts: mx.array
+    longest: int
+    merged: mx.array
+
+    @staticmethod
+    def of(length: int, unused: np.ndarray) -> Standing | None:
+        """What stands of `length` positions that each row read, `unused` `[B]` of which do not."""
+        rows = np.flatnonzero(unused)
+        if not len(rows):
+            return None
+        counts = length - unused[rows]
+        merged = np.arange(len(unused))
+        merged[rows] = len(unused) + np.arange(len(rows))
+        longest = max(1, int(counts.max()))
+        return Standing(mx.array(rows), mx.array(counts), longest, mx.array(merged))
 
 
 class RecurrentCache:
@@ -93,7 +123,7 @@ class RecurrentCache:
         self._convolved, self._updated = [], []
 
     def _window(self, slot: int, inputs: list[mx.array], counts: mx.array) -> mx.array:
-        """The last positions of each row, of the window before and its first `counts` after it."""
+        """Each row's last positions of the window before and `counts` positions after it."""
         window = self._slots[slot]
         assert window is not None
         size = window.shape[1]
@@ -101,14 +131,24 @@ class RecurrentCache:
         places = counts[:, None] + mx.arange(size)
         return mx.take_along_axis(line, places[..., None], axis=1)
 
-    def trim(self, counts: mx.array | None) -> None:
-        """Go back to each row's first `counts` `[B]` positions since the last trim; None: all."""
-        if counts is not None:
+    def trim(self, standing: Standing | None) -> None:
+        """Forget what was read since the last trim, but for what stands; None: all of it does."""
+        if standing is not None:
+            rows, counts, longest, _ = standing
             for slot, inputs in self._inputs.items():
-                self._slots[slot] = self._window(slot, inputs, counts)
+                window = self._window(slot, [each[rows] for each in inputs], counts)
+                self._replace(slot, window, standing)
             for slot, recurrences in self._recurrences.items():
-                self._slots[slot] = Recurrence.join(recurrences).run_first(counts)[1]
+                recurrence = Recurrence.join([each.take(rows) for each in recurrences], longest)
+                self._replace(slot, recurrence.run_first(counts)[1], standing)
         self._inputs, self._recurrences = {}, {}
+
+    def _replace(self, slot: int, values: mx.array, standing: Standing) -> None:
+        whole = self._slots[slot]
+        assert whole is not None
+        if len(values) < len(whole):  # a gather of both is quicker than a scatter
+            values = mx.concatenate([whole, values])[standing.merged]
+        self._slots[slot] = values
 
     def filter(self, rows: mx.array) -> None:
         """Keep the listed rows, int `[n]`, in that order; a row may be listed again."""
