@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from mlx_lm.models import cache
+from mlx_lm.models.gated_delta import gated_delta_update
+from mlx_lm.models.ssm import ssm_update
 from tiny import CHATML, make_model
 
 from trb_mlx.models import mlxlm
+from trb_mlx.models.replay import SEQUENCES
 
 SIGNATURES = {
     "load_config": ["model_path"],
@@ -45,15 +49,23 @@ def test_signature(name: str) -> None:
 
 
 def test_everything_imported_is_probed() -> None:
-    classes = {"KVCache", "RotatingKVCache", "TokenizerWrapper"}
+    classes = {"ArraysCache", "CacheList", "KVCache", "RotatingKVCache", "TokenizerWrapper"}
     assert {*SIGNATURES, *classes} == set(mlxlm.__all__)
 
 
 def test_caches_say_what_they_keep() -> None:
-    """All places, or a window of `max_size` after `keep` places that stay."""
+    """All places, a window of `max_size` after `keep` places that stay, arrays, or several."""
     assert mlxlm.KVCache().offset == 0
     window = mlxlm.RotatingKVCache(max_size=8)
     assert (window.max_size, window.keep) == (8, 0)
+    assert mlxlm.ArraysCache(size=3).cache == [None] * 3
+    assert mlxlm.CacheList(window, window).caches == (window, window)
+
+
+@pytest.mark.parametrize("update", [gated_delta_update, ssm_update])
+def test_updates_take_what_is_recorded(update: Callable[..., object]) -> None:
+    names = {*SEQUENCES[update.__name__], "state", "mask"}
+    assert names <= set(inspect.signature(update).parameters)
 
 
 @pytest.mark.parametrize("kind", [cache.KVCache, cache.RotatingKVCache, cache.ArraysCache])
