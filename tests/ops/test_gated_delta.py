@@ -102,10 +102,10 @@ def test_the_reference_is_mlx_lms_recurrence_and_its_gradient_a_difference() -> 
 
 
 @given(
-    st.integers(1, 300),
+    st.integers(1, 2048),
     st.integers(1, 2),
     st.integers(1, 3),
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(4, 12), st.integers(1, 9)),  # keys of one number cancel to nothing
     st.integers(1, 2),
     st.booleans(),
     st.booleans(),
