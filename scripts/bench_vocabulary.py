@@ -58,6 +58,7 @@ def whole_round(
     )
     generator = object.__new__(SpeculativeGenerator)
     generator.__dict__.update(
+        readers=[False, True],
         decoders=[model, model],
         _teacher=SimpleNamespace(logits_of=lambda hidden: teacher[:, None]),
         _behavior=make_behavior(BehaviorConfig(kind="fixed", budget=budget)),
@@ -69,7 +70,7 @@ def whole_round(
 
     def round_() -> Any:
         block = generator.generate(
-            mx.zeros((rows,), mx.int32), noise[0, :, None], noise[1, :, None]
+            mx.zeros((2, rows), mx.int32), noise[0, :, None], noise[1, :, None]
         )
         return block.records.of_first(np.ones(rows, int))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
 VOCAB, STOP, LENGTH, BUDGET, TOP_K = 5, 0, 4, 0.2, 3
 PROMPTS = ((1, 2, 3, 4, 1), (3,), (2, 2, 4))
+# What a teacher with prompts of its own reads: longer, shorter, and with another last token.
+OWN = ((2, 1), (4, 4, 1, 2, 3, 2), (2, 2, 1))
 BATCH = 1_500
 DEVIATIONS = 5  # of the statistic above its cells that pass
 
@@ -105,7 +108,7 @@ Law = dict[Sequence, float]
 @cache
 def tiny_pair(student: str = "llama", teacher: str = "llama") -> Pair:
     """Two models of five tokens, as far apart as to reject a third of the drafts."""
-    return Pair(_scorer(student, seed=1), _scorer(teacher, seed=5))
+    return Pair(_scorer(student, seed=1), replace(_scorer(teacher, seed=5), is_teacher=True))
 
 
 def _scorer(family: str, seed: int) -> Scorer:
@@ -129,15 +132,18 @@ def _remembering(name: str, array: mx.array) -> mx.array:
     return array * 3 if array.ndim > 1 and "embed" not in name else array
 
 
-def exact_law(pair: Pair, kind: str, prompt: Sequence) -> Law:
-    """Every sequence that a prompt can be followed by, with its probability under μ."""
+def exact_law(pair: Pair, kind: str, prompt: Sequence, own: Sequence | None = None) -> Law:
+    """Every sequence that a prompt can be followed by, with its probability under μ.
+
+    The teacher reads `own` instead, where it is given.
+    """
     behavior = make_behavior(BehaviorConfig(kind=kind, budget=BUDGET, top_k=TOP_K))
     law: Law = {}
     open_: Law = {(): 1.0}
     for _ in range(LENGTH):
-        texts = mx.array([[*prompt, *sequence] for sequence in open_])
         student, teacher = (
-            softmax(scorer.logits(texts)[:, -1]) for scorer in (pair.student, pair.teacher)
+            softmax(scorer.logits(mx.array([[*read, *sequence] for sequence in open_]))[:, -1])
+            for scorer, read in ((pair.student, prompt), (pair.teacher, own or prompt))
         )
         rows = np.asarray(behavior.blend(student, teacher, mx.array(BUDGET)).probs)
         grown: Law = {}
@@ -169,20 +175,21 @@ def chi_square(counts: Counter[Sequence], law: Law) -> Fit:
     return Fit(sum((f - e) ** 2 / e for f, e in cells if e > 1e-6 * total), len(cells))
 
 
-def fits(pair: Pair, kind: str, rollout: Rollout) -> list[Fit]:
+def fits(pair: Pair, kind: str, rollout: Rollout, owns: bool = False) -> list[Fit]:
     """How the rollouts of each prompt fit a behavior policy's law."""
     tokens, found = rollout.tokens.tolist(), []
     for i, prompt in enumerate(PROMPTS):
         rows = range(i, len(tokens), len(PROMPTS))
         counts = Counter(tuple(tokens[row][: rollout.lengths[row]]) for row in rows)
-        found.append(chi_square(counts, exact_law(pair, kind, prompt)))
+        own = OWN[i] if owns else None
+        found.append(chi_square(counts, exact_law(pair, kind, prompt, own)))
     return found
 
 
-def make_jobs(copies: int) -> list[Job]:
-    """So many rollouts of each prompt."""
+def make_jobs(copies: int, owns: bool = False) -> list[Job]:
+    """So many rollouts of each prompt, where `owns` with the teacher's own."""
     return [
-        Job(Prompt(i, "", prompt), RolloutKey(11, 0, i, n))
+        Job(Prompt(i, "", prompt, teacher_tokens=OWN[i] if owns else None), RolloutKey(11, 0, i, n))
         for n in range(copies)
         for i, prompt in enumerate(PROMPTS)
     ]

@@ -17,7 +17,8 @@ class Prompt:
     """One prompt, ready for a model: its ids, its text, and the gold answer where there is one.
 
     `grader` names the item of a generated family whose own scorer knows what is right
-    (`data.gym`).
+    (`data.gym`). Where the teacher reads a prompt of its own, `teacher_text` and `teacher_tokens`
+    are that prompt; the response that follows is one and the same.
     """
 
     index: int
@@ -25,6 +26,17 @@ class Prompt:
     tokens: tuple[int, ...]
     answer: str | None = None
     grader: str | None = None
+    teacher_text: str | None = None
+    teacher_tokens: tuple[int, ...] | None = None
+
+    def text_for(self, teacher: bool) -> str:
+        """What the teacher, or the student, is given."""
+        return self.teacher_text if teacher and self.teacher_text is not None else self.text
+
+    def tokens_for(self, teacher: bool) -> tuple[int, ...]:
+        """The ids that the teacher, or the student, reads before the response."""
+        own = self.teacher_tokens if teacher else None
+        return self.tokens if own is None else own
 
 
 @dataclass(frozen=True)

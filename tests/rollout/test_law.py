@@ -39,6 +39,13 @@ def test_sequences_have_exactly_the_law_of_the_behavior(kind: str, block: int) -
         assert all(fit.statistic > 5 * fit.cells for fit in fits(pair, "vanilla", rollout))
 
 
+def test_sequences_have_the_law_of_both_models_behind_their_own_prompts() -> None:
+    pair = tiny_pair()
+    rollout = draw(pair, "trb", 3, make_jobs(8_000, owns=True))
+    assert all(fit.deviations < DEVIATIONS for fit in fits(pair, "trb", rollout, owns=True))
+    assert all(fit.statistic > 2 * fit.cells for fit in fits(pair, "trb", rollout))
+
+
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_recurrent_models_have_the_law_in_blocks(family: str) -> None:
     """As student and as teacher; `scripts/sequence_law.py` does the same with 200,000 tokens."""

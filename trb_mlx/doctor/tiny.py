@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
@@ -20,7 +22,8 @@ def tiny_pair(vocab: int, sharpness: float, dtype: mx.Dtype = mx.float32) -> Pai
 
     `sharpness` is the standard deviation of the head's weights: with it grows the distance.
     """
-    return Pair(*(_scorer(seed, vocab, sharpness, dtype) for seed in (1, 5)))
+    student, teacher = (_scorer(seed, vocab, sharpness, dtype) for seed in (1, 5))
+    return Pair(student, replace(teacher, is_teacher=True))
 
 
 def _scorer(seed: int, vocab: int, sharpness: float, dtype: mx.Dtype) -> Scorer:

@@ -62,19 +62,21 @@ def row_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[fl
     """1 or 0 for each rollout, None without a gold answer or where a horizon cut it."""
     texts = response_texts(scorer, rollout)
     return [
-        None if cut else answer_reward(text, job.prompt, verifier)
+        None if cut else answer_reward(text, job.prompt, verifier, scorer.is_teacher)
         for text, job, cut in zip(texts, rollout.jobs, rollout.cut, strict=True)
     ]
 
 
-def answer_reward(text: str, prompt: Prompt, verifier: Verifier) -> float | None:
-    """1 or 0 for a response, or None where its prompt has no gold answer.
+def answer_reward(
+    text: str, prompt: Prompt, verifier: Verifier, teacher: bool = False
+) -> float | None:
+    """1 or 0 for a response of the teacher or the student; None without a gold answer.
 
     A response to a prompt that ends with `<think>` begins inside its thoughts.
     """
     if prompt.answer is None:
         return None
-    opening = "<think>" if prompt.text.rstrip().endswith("<think>") else ""
+    opening = "<think>" if prompt.text_for(teacher).rstrip().endswith("<think>") else ""
     return verifier.score(opening + text, prompt.answer, prompt.grader)
 
 

@@ -30,11 +30,13 @@ class Scorer:
         model: the loaded model.
         merge: how its logits map to the shared vocabulary.
         split: its body and head, or None where it cannot be split.
+        is_teacher: whether it reads the teacher's prompt, where that is another.
     """
 
     model: LanguageModel
     merge: StopMerge
     split: Split | None = None
+    is_teacher: bool = False
 
     def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """Hidden states `[B, T, D]` of ids `[B, T]`, after the final norm.
@@ -101,6 +103,7 @@ def make_pair(student: LanguageModel, teacher: LanguageModel) -> Pair:
             model,
             merge_stops(size, stop_id, model.stop_ids, other.stop_ids),
             split_model(model.module),
+            is_teacher=model is teacher,
         )
         for model, other in ((student, teacher), (teacher, student))
     )

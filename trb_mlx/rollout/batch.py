@@ -21,12 +21,29 @@ class RolloutBatch:
 
     Attributes:
         jobs: the index of each row's job, int `[B]`.
-        last: the token that each row's models read next, int `[B]`.
+        last: the token that each reader reads next in each row, int `[R, B]`: once a row has
+            generated something it is the same for all.
     """
 
-    def __init__(self, jobs: Sequence[Job], max_tokens: int, stop_id: int, support: int) -> None:
-        """No rows yet: all jobs wait. Records are kept where K = `support` is not 0."""
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        max_tokens: int,
+        stop_id: int,
+        support: int,
+        readers: Sequence[bool] = (False,),
+    ) -> None:
+        """No rows yet: all jobs wait.
+
+        Args:
+            jobs: what is to be generated.
+            max_tokens: the longest response.
+            stop_id: what ends one.
+            support: K; records are kept where it is not 0.
+            readers: for each model that reads the rows, whether it is the teacher.
+        """
         self._all_jobs = jobs
+        self._readers = readers
         self._waiting = deque(range(len(jobs)))
         self._max_tokens = max_tokens
         self._stop_id = stop_id
@@ -38,7 +55,7 @@ class RolloutBatch:
         self._rounds = self._drafted = 0
         self._uniforms = np.zeros((0, max_tokens, 2, 2), np.float32)
         self.jobs = np.zeros(0, np.int64)
-        self.last = np.zeros(0, np.int32)
+        self.last = np.zeros((len(readers), 0), np.int32)
 
     def __len__(self) -> int:
         """B, the rows now in the batch."""
@@ -49,17 +66,25 @@ class RolloutBatch:
         """How many tokens each row has generated, int `[B]`."""
         return self._lengths[self.jobs]
 
-    def admit(self, batch_size: int) -> list[tuple[int, ...]]:
-        """Add waiting jobs below the rows, up to `batch_size` of them; the new rows' prompts."""
+    def admit(self, batch_size: int) -> list[list[tuple[int, ...]]]:
+        """Add waiting jobs below the rows, up to `batch_size` of them.
+
+        Returns:
+            The new rows' prompts, for each reader its own; nothing where there are no new rows.
+        """
         free = min(batch_size - len(self), len(self._waiting))
         if not free:
             return []
         new = [self._waiting.popleft() for _ in range(free)]
-        prompts = [self._all_jobs[job].prompt.tokens for job in new]
+        prompts = [
+            [self._all_jobs[job].prompt.tokens_for(teacher) for job in new]
+            for teacher in self._readers
+        ]
         uniforms = [_uniforms(self._all_jobs[job], self._max_tokens) for job in new]
         self._uniforms = np.concatenate([self._uniforms, np.stack(uniforms)])
         self.jobs = np.concatenate([self.jobs, new]).astype(np.int64)
-        self.last = np.concatenate([self.last, [prompt[-1] for prompt in prompts]]).astype(np.int32)
+        ends = np.array([[prompt[-1] for prompt in own] for own in prompts], np.int32)
+        self.last = np.concatenate([self.last, ends], axis=1)
         return prompts
 
     def most_left(self) -> int:
@@ -95,7 +120,9 @@ class RolloutBatch:
         self._tokens[np.repeat(self.jobs, counts), positions] = tokens[appended]
         self._lengths[self.jobs] = lengths = lengths + counts.astype(np.int32)
         self._stopped[self.jobs] = stopped
-        self.last = tokens[np.arange(len(counts)), counts - 1].astype(np.int32)
+        self.last = np.broadcast_to(
+            tokens[np.arange(len(counts)), counts - 1].astype(np.int32), self.last.shape
+        )
         return counts, _closed_up(~stopped & (lengths < self._max_tokens))
 
     def record(self, counts: np.ndarray, values: Mapping[str, mx.array]) -> None:
@@ -113,7 +140,7 @@ class RolloutBatch:
         """Keep the listed rows only."""
         self.jobs, self.last, self._uniforms = (
             self.jobs[rows],
-            self.last[rows],
+            self.last[:, rows],
             self._uniforms[rows],
         )
 

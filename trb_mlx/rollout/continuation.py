@@ -42,5 +42,10 @@ def continue_rollouts(
 def _continued(job: Job, prefix: np.ndarray, stream: int) -> Job:
     """The job with the kept tokens behind its prompt."""
     prompt, key = job.prompt, job.key
-    longer = replace(prompt, tokens=(*prompt.tokens, *prefix.tolist()))
+    kept, own = tuple(prefix.tolist()), prompt.teacher_tokens
+    longer = replace(
+        prompt,
+        tokens=prompt.tokens + kept,
+        teacher_tokens=None if own is None else own + kept,
+    )
     return Job(longer, replace(key, step=stream))

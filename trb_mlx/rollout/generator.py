@@ -35,16 +35,18 @@ class BlockGenerator(Protocol):
     """Generates blocks with one or more models, all of whose decoders hold the same rows.
 
     Attributes:
+        readers: for each model, whether it reads the teacher's prompts.
         decoders: the models; whoever asks for blocks prefills, filters and trims their rows.
     """
 
+    readers: list[bool]
     decoders: list[Decoder]
 
     def longest_block(self, rows: int) -> int:
         """The most tokens a row that can be generated at once for so many rows."""
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
-        """A block after the tokens `last` `[B]`, with uniforms `[B, T, 2]` for each purpose."""
+        """A block after the tokens `last` `[R, B]`, with uniforms `[B, T, 2]` for each purpose."""
 
 
 def draw_rows(
@@ -68,7 +70,7 @@ class ModelGenerator:
 
     def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
         """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
-        self.decoders = [make_decoder(scorer)]
+        self.readers, self.decoders = [scorer.is_teacher], [make_decoder(scorer)]
         self._temperature, self._top_p = sampling.temperature, sampling.top_p
         self._support = min(sampling.support, scorer.merge.size)
 
@@ -78,7 +80,7 @@ class ModelGenerator:
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """Draw token by token; all are accepted, and nothing is tested."""
-        (decoder,), (rows, length) = self.decoders, draft_uniforms.shape[:2]
+        (decoder,), (last,), (rows, length) = self.decoders, last, draft_uniforms.shape[:2]
         tokens, records = [], BlockRecords(rows, length)
         distributions: list[Distribution] = []
         for place in range(length):

@@ -56,11 +56,13 @@ def logit_chunks(
     """
     streams = [mx.default_stream(mx.default_device()), second_stream()]
     chunk = chunk_tokens(scorers[0].merge.size, len(scorers))
-    for packed in pack_rollout(rollout, rows_at_once, tokens_at_once):
+    readers = [scorer.is_teacher for scorer in scorers]
+    for packed in pack_rollout(rollout, rows_at_once, tokens_at_once, readers=readers):
         hidden = []
         for scorer, stream in zip(scorers, streams, strict=False):
             with mx.stream(stream):
-                hidden.append(packed.pick(scorer.hidden(packed.ids)))
+                own = packed.read_by(scorer.is_teacher)
+                hidden.append(own.pick(scorer.hidden(own.ids)))
         mx.eval(hidden)
         rows, positions = np.nonzero(packed.mask)
         for start in range(0, packed.count, chunk):

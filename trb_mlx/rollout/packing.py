@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -26,6 +26,7 @@ class Packed:
         positions: int `[N]`, the flat place in `[b'·L]` of each position that predicts a
             response token, in the order of `mask`; places beyond `count` are padding.
         count: the response tokens among the N.
+        teacher: the same rows and tokens behind the teacher's prompts, where those are others.
     """
 
     rows: np.ndarray
@@ -33,6 +34,11 @@ class Packed:
     ids: mx.array
     positions: mx.array
     count: int
+    teacher: Packed | None = None
+
+    def read_by(self, teacher: bool) -> Packed:
+        """These rows as the teacher, or the student, reads them."""
+        return self.teacher if teacher and self.teacher is not None else self
 
     def pick(self, values: mx.array) -> mx.array:
         """The rows `[N, …]` of `[b', L, …]` that predict response tokens."""
@@ -51,18 +57,20 @@ def pack_rollout(
     rows_at_once: int,
     tokens_at_once: int | None = None,
     buckets: bool = False,
+    readers: Sequence[bool] = (False,),
 ) -> Iterator[Packed]:
     """All rows of a rollout in groups of similar length, the longest first.
 
     Args:
         rollout: finished rollouts.
         rows_at_once: the most rows of a group.
-        tokens_at_once: the most positions b·L of a group (a longer row goes alone).
+        tokens_at_once: the most positions b·L of a group for any reader (a longer row goes alone).
         buckets: round L and N up to `size_class`es and rows to what fits of that L, so that a
             compiled function sees few shapes: L decides b, and N has a few classes for each.
+        readers: for each model that is going to read the rows, whether it is the teacher.
     """
     # The last token predicts nothing, so no model needs to read it.
-    totals = [len(job.prompt.tokens) - 1 for job in rollout.jobs] + rollout.lengths
+    totals = np.max([_starts(rollout, teacher) for teacher in readers], axis=0) + rollout.lengths
     order = np.argsort(-totals, kind="stable")
     start = 0
     while start < len(order):
@@ -73,18 +81,29 @@ def pack_rollout(
         if tokens_at_once is not None:
             most = min(most, max(1, tokens_at_once // length))
         rows = order[start : start + most]
-        yield _pack(rollout, rows, most if buckets else len(rows), length, buckets)
+        height = most if buckets else len(rows)
+        own = any(rollout.jobs[row].prompt.teacher_tokens is not None for row in rows)
+        teacher = _pack(rollout, rows, height, buckets, True) if own else None
+        yield replace(_pack(rollout, rows, height, buckets, False), teacher=teacher)
         start += most
 
 
-def _pack(rollout: Rollout, rows: np.ndarray, height: int, length: int, buckets: bool) -> Packed:
+def _starts(rollout: Rollout, teacher: bool) -> np.ndarray:
+    """The place of each row's last prompt token, int `[B]`."""
+    return np.array([len(job.prompt.tokens_for(teacher)) - 1 for job in rollout.jobs])
+
+
+def _pack(rollout: Rollout, rows: np.ndarray, height: int, buckets: bool, teacher: bool) -> Packed:
+    starts = _starts(rollout, teacher)[rows]
+    length = int((starts + rollout.lengths[rows]).max())
+    if buckets:
+        length = size_class(length, LENGTH_STEP)
     ids = np.zeros((height, length), np.int32)
     for place, row in enumerate(rows):
         response = rollout.tokens[row, : rollout.lengths[row]].tolist()
-        text = [*rollout.jobs[row].prompt.tokens, *response][:-1]
+        text = [*rollout.jobs[row].prompt.tokens_for(teacher), *response][:-1]
         ids[place, : len(text)] = text
     mask = rollout.mask[rows]
-    starts = np.array([len(rollout.jobs[row].prompt.tokens) - 1 for row in rows])
     grid = np.arange(len(rows))[:, None] * length + starts[:, None] + np.arange(mask.shape[1])
     positions = grid[mask]
     count = len(positions)

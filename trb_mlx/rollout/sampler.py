@@ -61,12 +61,13 @@ def _generate(
     """Rounds of decoding until every job is done; `scorer` has the stop event."""
     support = min(sampling.support, scorer.merge.size)
     most = min(sampling.batch_size, most_rows(scorer.merge.size))
-    batch = RolloutBatch(jobs, sampling.max_tokens, scorer.merge.stop_id, support)
+    stop_id, readers = scorer.merge.stop_id, generator.readers
+    batch = RolloutBatch(jobs, sampling.max_tokens, stop_id, support, readers)
     with wired_memory():
         while True:
             if prompts := batch.admit(most):
-                for decoder in generator.decoders:
-                    decoder.prefill(prompts)
+                for decoder, own in zip(generator.decoders, prompts, strict=True):
+                    decoder.prefill(own)
             if not len(batch):
                 return batch.result(sampling.temperature)
             rows, begun = len(batch), time.perf_counter()

@@ -36,6 +36,7 @@ class SpeculativeGenerator:
     def __init__(self, pair: Pair, behavior: Behavior, budget: float, sampling: Sampling) -> None:
         """Both models' log-probs are tempered before the blend is solved."""
         self._teacher = pair.teacher
+        self.readers = [pair.student.is_teacher, pair.teacher.is_teacher]
         self.decoders = [make_decoder(pair.student), make_decoder(pair.teacher)]
         self._trimmable = all(each.is_trimmable for each in self.decoders)
         self._behavior = behavior
@@ -50,7 +51,8 @@ class SpeculativeGenerator:
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
         """Draft a block and verify it."""
-        return self.verify(last, self.draft(last, draft_uniforms), test_uniforms)
+        student_last, teacher_last = last
+        return self.verify(teacher_last, self.draft(student_last, draft_uniforms), test_uniforms)
 
     def draft(self, last: mx.array, uniforms: mx.array) -> Draft:
         """The student's block of T tokens after `last` `[B]`, with uniforms `[B, T, 2]`."""

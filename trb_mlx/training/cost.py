@@ -25,7 +25,8 @@ def tokens_read(
     """
     reads = []
     for teacher, draws in enumerate(drawers):
-        prompts = sum(len(job.prompt.tokens) - 1 for job in rollout.jobs)
+        own = [job.prompt.tokens_for(bool(teacher)) for job in rollout.jobs]
+        prompts = sum(len(tokens) - 1 for tokens in own)
         drawn = rollout.drafted if draws else int(rollout.lengths.sum())
         update = prompts + int(trained.lengths.sum())
         reads.append(prompts + drawn + (update if again or not teacher else 0))

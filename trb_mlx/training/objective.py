@@ -65,7 +65,14 @@ class Objective:
             return arrays | {name: packed.flat(getattr(records, name)) for name in names}
         if records.teacher_hidden is not None:
             return arrays | {"teacher_hidden": from_host(packed.flat(records.teacher_hidden))}
-        return arrays | {"teacher_hidden": packed.pick(self._teacher.hidden(packed.ids))}
+        own = packed.read_by(self._teacher.is_teacher)
+        return arrays | {"teacher_hidden": own.pick(self._teacher.hidden(own.ids))}
+
+    def readers(self, rollout: Rollout) -> list[bool]:
+        """For each model whose body runs in the update, whether it reads the teacher's prompts."""
+        records = rollout.records
+        runs_teacher = is_exact(self._loss) and (records is None or records.teacher_hidden is None)
+        return [self._student.is_teacher, *([self._teacher.is_teacher] if runs_teacher else [])]
 
     def loss(self, arrays: Arrays) -> tuple[mx.array, Arrays]:
         """(loss, measures) of a batch, each summed over its tokens and divided by the step's.

@@ -89,7 +89,11 @@ class Stepper:
         sums: Any = None
         shape: Any = None
         for packed in pack_rollout(
-            rollout, config.micro_batch_size, config.micro_batch_tokens, self.compiled
+            rollout,
+            config.micro_batch_size,
+            config.micro_batch_tokens,
+            self.compiled,
+            self.objective.readers(rollout),
         ):
             if packed.ids.shape != shape:
                 mx.clear_cache()  # buffers of another shape would lie idle
