@@ -1,4 +1,4 @@
-"""Taking tokens back row by row: an offset a row, or mlx-lm's left-padded caches with a roll."""
+"""Rows that take tokens back, and that leave: in place, or by moving what all rows hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ HEADS, PLACES, WIDTH, LAYERS, BLOCK = 8, 512, 64, 8, 8
 
 
 def compare_caches(batch: int, repeats: int, seed: int) -> dict[str, Any]:
-    """Milliseconds to write a block of 8 to 8 layers and to take 0 to 7 tokens of a row back."""
+    """Milliseconds to write a block of 8 to 8 layers and to take 0 to 7 tokens of a row back.
+
+    By an offset a row, or by rolling mlx-lm's left-padded caches. Then how long it takes that the
+    first row leaves: the last one moves to its place, or all others are copied.
+    """
     rng = np.random.default_rng(seed)
     unused = rng.integers(0, BLOCK, batch).astype(np.int32)
     past, new = (mx.random.normal((batch, HEADS, length, WIDTH)) for length in (PLACES, BLOCK))
@@ -47,7 +51,18 @@ def compare_caches(batch: int, repeats: int, seed: int) -> dict[str, Any]:
             cache.trim(BLOCK)
         mx.eval([(cache.keys, cache.values) for cache in padded])
 
+    def last_moves() -> None:
+        moved = [cache.extract(mx.array([batch - 1])).state for cache in rows]
+        mx.eval(moved)
+        for cache, state in zip(rows, moved, strict=True):
+            cache.put(0, state)
+        mx.eval([cache.state for cache in rows])
+
+    def others_copied() -> None:
+        mx.eval([cache.extract(mx.arange(1, batch)).state for cache in rows])
+
     seconds = alternate(repeats, offsets=with_offsets, rolls=with_rolls)
+    seconds |= alternate(repeats, moved=last_moves, copied=others_copied)
     return {
         "batch": batch,
         **{f"{name}_ms": 1e3 * value for name, value in seconds.items()},

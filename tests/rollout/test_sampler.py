@@ -88,6 +88,18 @@ def test_rows_are_taken_some_at_a_time(pair: Pair, monkeypatch: pytest.MonkeyPat
         np.testing.assert_allclose(actual, values, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_bound_of_the_vocabulary_changes_no_token(pair: Pair, rows: int) -> None:
+    """Fewer rows are decoded at once, in shorter blocks."""
+    sampling = Sampling(max_tokens=12)
+    whole, alone = blended(pair, jobs(3), 0.2), sample(pair.student, jobs(3), sampling)
+    with bounds.bounded(4 * rows * pair.student.merge.size / 2**20):
+        parts, few = blended(pair, jobs(3), 0.2), sample(pair.student, jobs(3), sampling)
+    np.testing.assert_array_equal(whole.tokens, parts.tokens)
+    np.testing.assert_array_equal(alone.tokens, few.tokens)
+    assert parts.rounds > whole.rounds
+
+
 def test_without_a_budget_the_rollouts_are_the_students(pair: Pair) -> None:
     """Drafts are drawn as the student draws alone, and none is rejected."""
     alone = sample(pair.student, jobs(4), Sampling(max_tokens=12))
