@@ -73,7 +73,7 @@ def test_a_look_of_many_tokens(pair: Pair) -> None:
     rows, length = 27, 8
     generator.decoders[0].prefill([(1, 2, 3)] * rows)
     uniforms = mx.random.uniform(shape=(rows, length, 2))
-    last = mx.array([3] * rows)
+    last = mx.array([[3] * rows])
 
     def look() -> None:
         block = generator.generate(last, uniforms, uniforms)
