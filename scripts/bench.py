@@ -21,6 +21,7 @@ import bench_step
 import click
 import mlx.core as mx
 from bench_caches import compare_caches
+from bench_hybrids import FAMILIES, compare_hybrids
 from bench_models import random_scorer, widened_pair
 from bench_rollouts import compare_rollouts, compare_vanilla
 from bench_vocabulary import BUDGETS, VOCABS, compare_parts, compare_recording
@@ -76,6 +77,15 @@ def step(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> li
     return found
 
 
+def hybrids(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+    """Recurrent models in blocks against token by token, and a round against plain passes."""
+    return [
+        compare_hybrids(family, budget, batch, repeats, seed)
+        for family in FAMILIES
+        for batch in batches
+    ]
+
+
 def solver(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
     """The solve's share of a token-by-token step."""
     return [
@@ -115,7 +125,18 @@ def recording(budget: float, batches: tuple[int, ...], repeats: int, seed: int) 
 
 SECTIONS: dict[str, Callable[..., list[Row]]] = {
     section.__name__: section
-    for section in (rollouts, vanilla, vocabulary, recording, step, update, loss, solver, caches)
+    for section in (
+        rollouts,
+        vanilla,
+        hybrids,
+        vocabulary,
+        recording,
+        step,
+        update,
+        loss,
+        solver,
+        caches,
+    )
 }
 
 

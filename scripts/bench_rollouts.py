@@ -124,6 +124,7 @@ def compare_rollouts(pair: Pair, budget: float, batch: int, repeats: int, seed: 
         "blocks_s": seconds["blocks"],
         "acceptance": acceptance,
         "drafted": found["blocks"].drafted / found["blocks"].rounds,
+        "emitted": float(found["blocks"].lengths.sum()) / found["blocks"].rounds,
         "draft_ms": 1e3 * draft,
         "verify_ms": {length: 1e3 * cost for length, cost in verify.items()},
         "gain": gain,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -26,26 +27,25 @@ SEQUENCES = {
 Update = Callable[..., tuple[mx.array, mx.array]]
 
 
+@dataclass(frozen=True)
 class Recurrence:
     """One call of an update: T positions of B rows, from their states on.
 
     Attributes:
+        function: mlx-lm's update.
         sequences: by name, what each position gives, `[B, T, …]`.
+        others: by name, its other arguments but the state.
         state: the states before, `[B, …]`, or None for those that begin.
     """
 
-    def __init__(
-        self, update: Update, arguments: Mapping[str, Any], names: tuple[str, ...]
-    ) -> None:
-        """`names` are the arguments of `update` that have positions."""
-        self._update = update
-        self._others = {name: arguments[name] for name in arguments if name not in names}
-        self.sequences: dict[str, mx.array] = {name: arguments[name] for name in names}
-        self.state: mx.array | None = self._others.pop("state", None)
+    function: Update
+    sequences: dict[str, mx.array]
+    others: dict[str, Any]
+    state: mx.array | None
 
     def run(self) -> tuple[mx.array, mx.array]:
         """Outputs `[B, T, …]` and the states after them, as mlx-lm computes them."""
-        return self._update(**self.sequences, **self._others, state=self.state)
+        return self.function(**self.sequences, **self.others, state=self.state)
 
     def run_first(self, counts: mx.array) -> tuple[mx.array, mx.array]:
         """As `run`, but each row's state is that after its first `counts` `[B]` positions."""
@@ -55,26 +55,27 @@ class Recurrence:
             kept = (counts > 0).reshape(-1, *[1] * (state.ndim - 1))
             before = mx.zeros_like(state) if self.state is None else self.state
             return outputs, mx.where(kept, state, before)
-        masks: dict[str, Any] = {"mask": mx.arange(length) < counts[:, None]}
-        if "lengths" in inspect.signature(self._update).parameters:
-            masks["lengths"] = counts
-        return self._update(**self.sequences, **(self._others | masks), state=self.state)
+        masked = self.others | {"mask": mx.arange(length) < counts[:, None]}
+        if "lengths" in masked:
+            masked["lengths"] = counts
+        return self.function(**self.sequences, **masked, state=self.state)
 
     @staticmethod
-    def join(calls: Sequence[Recurrence], length: int) -> Recurrence:
-        """The first `length` positions of calls that follow each other, from the first's states."""
-        joined = calls[0].take(slice(None))
-        for name in joined.sequences:
-            whole = mx.concatenate([call.sequences[name] for call in calls], axis=1)
-            joined.sequences[name] = whole[:, :length]
-        return joined
+    def join(calls: Sequence[Recurrence], length: int, rows: mx.array) -> Recurrence:
+        """Some rows' first `length` positions of calls that follow each other."""
+        first = calls[0]
+        sequences = {
+            name: mx.concatenate([call.sequences[name] for call in calls], axis=1)[rows, :length]
+            for name in first.sequences
+        }
+        state = None if first.state is None else first.state[rows]
+        return replace(first, sequences=sequences, state=state)
 
-    def take(self, rows: mx.array | slice) -> Recurrence:
+    def take(self, rows: mx.array) -> Recurrence:
         """The same of some rows."""
-        taken = Recurrence(self._update, self._others | self.sequences, tuple(self.sequences))
-        taken.sequences = {name: each[rows] for name, each in self.sequences.items()}
-        taken.state = None if self.state is None else self.state[rows]
-        return taken
+        sequences = {name: each[rows] for name, each in self.sequences.items()}
+        state = None if self.state is None else self.state[rows]
+        return replace(self, sequences=sequences, state=state)
 
 
 class Recorder(Protocol):
@@ -138,8 +139,11 @@ def _recordable(update: Update, names: tuple[str, ...]) -> Update:
         recorder = _recorder.get()
         if recorder is None:
             return update(*args, **kwargs)
-        arguments = signature.bind(*args, **kwargs).arguments
-        return recorder.update(Recurrence(update, arguments, names))
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        others = bound.arguments
+        sequences = {name: others.pop(name) for name in names}
+        return recorder.update(Recurrence(update, sequences, others, others.pop("state")))
 
     recordable.is_recordable = True  # type: ignore[attr-defined]
     return recordable

@@ -24,13 +24,13 @@ class Standing(NamedTuple):
         rows: which of the batch, int `[n]`, in order.
         counts: how many positions stand of each, int `[n]`.
         longest: the most of them, at least 1.
-        merged: where each row of the batch stands in the batch followed by those, int `[B]`.
+        runs: neighbours among `rows`: the first one in the batch, in `rows`, and their number.
     """
 
     rows: mx.array
     counts: mx.array
     longest: int
-    merged: mx.array
+    runs: list[tuple[int, int, int]]
 
     @staticmethod
     def of(length: int, unused: np.ndarray) -> Standing | None:
@@ -39,10 +39,10 @@ class Standing(NamedTuple):
         if not len(rows):
             return None
         counts = length - unused[rows]
-        merged = np.arange(len(unused))
-        merged[rows] = len(unused) + np.arange(len(rows))
-        longest = max(1, int(counts.max()))
-        return Standing(mx.array(rows), mx.array(counts), longest, mx.array(merged))
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) > 1)
+        sizes = np.diff(starts, append=len(rows))
+        runs = list(zip(rows[starts].tolist(), starts.tolist(), sizes.tolist(), strict=True))
+        return Standing(mx.array(rows), mx.array(counts), max(1, int(counts.max())), runs)
 
 
 class RecurrentCache:
@@ -117,17 +117,19 @@ class RecurrentCache:
             if self.limits is None:
                 self._inputs.setdefault(slot, []).append(inputs)
             else:
-                self._slots[slot] = self._window(slot, [inputs], self.limits)
+                self._slots[slot] = self._window(slot, [inputs], slice(None), self.limits)
         for slot, recurrence in recurrences.items() if self.limits is None else ():
             self._recurrences.setdefault(slot, []).append(recurrence)
         self._convolved, self._updated = [], []
 
-    def _window(self, slot: int, inputs: list[mx.array], counts: mx.array) -> mx.array:
-        """Each row's last positions of the window before and `counts` positions after it."""
+    def _window(
+        self, slot: int, inputs: list[mx.array], rows: mx.array | slice, counts: mx.array
+    ) -> mx.array:
+        """Some rows' last positions of the window before and `counts` positions after it."""
         window = self._slots[slot]
         assert window is not None
         size = window.shape[1]
-        line = mx.concatenate([inputs[0], *(each[:, size:] for each in inputs[1:])], axis=1)
+        line = mx.concatenate([inputs[0], *(each[:, size:] for each in inputs[1:])], axis=1)[rows]
         places = counts[:, None] + mx.arange(size)
         return mx.take_along_axis(line, places[..., None], axis=1)
 
@@ -136,19 +138,22 @@ class RecurrentCache:
         if standing is not None:
             rows, counts, longest, _ = standing
             for slot, inputs in self._inputs.items():
-                window = self._window(slot, [each[rows] for each in inputs], counts)
+                window = self._window(slot, inputs, rows, counts)
                 self._replace(slot, window, standing)
             for slot, recurrences in self._recurrences.items():
-                recurrence = Recurrence.join([each.take(rows) for each in recurrences], longest)
+                recurrence = Recurrence.join(recurrences, longest, rows)
                 self._replace(slot, recurrence.run_first(counts)[1], standing)
         self._inputs, self._recurrences = {}, {}
 
     def _replace(self, slot: int, values: mx.array, standing: Standing) -> None:
         whole = self._slots[slot]
         assert whole is not None
-        if len(values) < len(whole):  # a gather of both is quicker than a scatter
-            values = mx.concatenate([whole, values])[standing.merged]
-        self._slots[slot] = values
+        if len(values) == len(whole):
+            whole = values
+        else:  # slices are written in place: a scatter, or a gather of both, copies all rows
+            for row, first, count in standing.runs:
+                whole[row : row + count] = values[first : first + count]
+        self._slots[slot] = whole
 
     def filter(self, rows: mx.array) -> None:
         """Keep the listed rows, int `[n]`, in that order; a row may be listed again."""
