@@ -127,7 +127,7 @@ def test_adapters_on_the_attention_of_experts_are_for_peft(tmp_path: Path, run: 
     keys = ["self_attn.q_proj", "self_attn.o_proj"]
     make_run(run, str(model), [("lora.keys", keys)])
     assert export(run, "peft").path.exists()
-    # Merged only from files as transformers lays them out, and these are mlx-lm's: `test_experts`.
+    # Merged only from files as transformers lays them out (test_source_files.py); not these.
     with pytest.raises(UserError, match="model_type qwen3_moe"):
         export(run, "merged")
     make_run(run.with_name("other"), str(model), [("lora.keys", [*keys, "mlp.gate"])])

@@ -47,6 +47,29 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 LONGROPE = {"type": "longrope", "short_factor": [1.5] * 4, "long_factor": [3.0] * 4}
 MIXED = ["sliding_attention", "full_attention"]
+QWEN3_5 = {
+    "rope_theta": None,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 3000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [1, 1, 0],
+    },
+    "num_hidden_layers": 4,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "patch_size": 4,
+    "num_position_embeddings": 4,
+}
 # Name → (model_type, what differs from COMMON; None takes a key away).
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -89,6 +112,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "linear_num_key_heads": 2,
             "linear_key_head_dim": 8,
             "linear_value_head_dim": 8,
+        },
+    ),
+    "qwen3_5": ("qwen3_5", {"text_config": QWEN3_5, "vision_config": VISION}),
+    "qwen3_5_moe": (
+        "qwen3_5_moe",
+        {
+            "text_config": {**QWEN3_5, **EXPERTS, "shared_expert_intermediate_size": 16},
+            "vision_config": VISION,
         },
     ),
     "phi": ("phi", {"head_dim": None, "partial_rotary_factor": 0.5}),
@@ -290,13 +321,19 @@ def known(name: str) -> bool:
 def write_checkpoint(folder: Path, name: str) -> Path:
     """A family's tiny random model with its reference, in `folder`/`name`."""
     kind, changes = FAMILIES[name]
-    values = {key: value for key, value in (COMMON | changes).items() if value is not None}
+    text = changes.get("text_config", changes)
+    values = {key: value for key, value in (COMMON | text).items() if value is not None}
     for key, value in changes.items():  # where None is a value that the class knows
         if value is None and key == "sliding_window":
             values[key] = None
+    if text is not changes:
+        values = {**changes, "text_config": values, "tie_word_embeddings": False}
     config = transformers.AutoConfig.for_model(kind, **json.loads(json.dumps(values)))
     torch.manual_seed(sum(name.encode()))
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    auto = transformers.AutoModelForCausalLM
+    if text is not changes:
+        auto = transformers.AutoModelForImageTextToText
+    model = auto.from_config(config, attn_implementation="eager")
     model = model.float().eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,8 +16,9 @@ import pytest
 from exporting.run_folders import make_run
 
 from trb_mlx.config import ModelConfig
-from trb_mlx.exporting.base import EXPERT_FAMILIES
+from trb_mlx.exporting.base import EXPERT_FAMILIES, HYBRID_FAMILIES
 from trb_mlx.exporting.run import export
+from trb_mlx.models.checkpoint_files import stored_arrays
 from trb_mlx.models.loading import load_model
 
 torch = pytest.importorskip("torch", reason="needs the parity extra: pip install '.[parity]'")
@@ -34,12 +35,14 @@ LOOSE = {
     "starcoder2_window": 5e-3,
     "gpt_neox": 5e-3,  # the other way round
     "qwen3_next": 5e-3,  # other small constants under the roots of its norms
+    "qwen3_5": 5e-3,  # the same
 }
 # What mlx-lm cannot read from transformers' own files; each is refused in a sentence.
 REFUSED = {
     "gpt2": "parameters not in model",
     "gpt_oss": "parameters not in model",  # unquantized experts
     "olmo": "another package",
+    "qwen3_5_moe": "parameters not in model",  # experts one by one, as transformers 5 saves them
 }
 OTHERS = [Path(p) for p in os.environ.get("TRB_FAMILY_CHECKPOINTS", "").split(os.pathsep) if p]
 WRITTEN = [folder for root in OTHERS for folder in sorted(root.iterdir()) if folder.is_dir()]
@@ -112,25 +115,49 @@ def test_exports_of_what_transformers_wrote_open_there_again(name: str, tmp_path
     assert same == (not any("mlx-lm" in note for note in notes))
 
 
-@pytest.mark.parametrize("name", EXPERT_FAMILIES)
-def test_adapters_on_the_attention_of_experts_open_there(name: str, tmp_path: Path) -> None:
+ATTENTION = [f"self_attn.{letter}_proj" for letter in "qkvo"]
+QWEN3_5 = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+LINEAR = {  # of gated delta layers, the convolution left alone
+    "qwen3_next": [f"linear_attn.{part}" for part in ("in_proj_qkvz", "in_proj_ba", "out_proj")],
+    "qwen3_5": ["mlp.up_proj", *(f"linear_attn.{part}" for part in QWEN3_5)],
+}
+
+
+@pytest.mark.parametrize("name", [*EXPERT_FAMILIES, *HYBRID_FAMILIES])
+def test_adapters_on_what_both_keep_alike_open_there(name: str, tmp_path: Path) -> None:
+    """On the attention of experts, and on the linear layers of hybrids."""
+    if not known(name):
+        pytest.skip("not in this transformers")
     base = write_checkpoint(tmp_path, name)
     run = tmp_path / "run"
-    keys = [f"self_attn.{letter}_proj" for letter in "qkvo"]
-    student = make_run(run, str(base), [("lora.keys", keys)])
+    student = make_run(run, str(base), [("lora.keys", ATTENTION + LINEAR.get(name, []))])
     ids = np.load(base / "reference.npz")["ids"]
     logits = student.module(mx.array(ids)).astype(mx.float32)
     expected = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-    plain = opened(base)
+    plain, limit = opened(base), LOOSE.get(name, 2e-4)
     assert np.abs(log_probs(plain, ids) - expected).max() > 0.1
     export(run, "peft")
     adapted = peft.PeftModel.from_pretrained(plain, run / "export/peft")
-    np.testing.assert_allclose(log_probs(adapted, ids), expected, atol=2e-4)
+    np.testing.assert_allclose(log_probs(adapted, ids), expected, atol=limit)
     notes = export(run, "merged").notes
-    np.testing.assert_allclose(log_probs(opened(run / "export/merged"), ids), expected, atol=2e-4)
+    np.testing.assert_allclose(log_probs(opened(run / "export/merged"), ids), expected, atol=limit)
     alone, _ = mlx_lm.load(str(run / "export/merged"))
-    same = np.abs(np.asarray(alone(mx.array(ids)) - logits)).max() < 1e-3
+    same = np.abs(np.asarray(alone(mx.array(ids)) - logits)).max() < max(1e-3, limit)
     assert same == (not any("mlx-lm" in note for note in notes))
+
+
+def test_a_merged_hybrid_keeps_what_mlx_lm_leaves_out(tmp_path: Path) -> None:
+    """Vision and all else that no adapter is on: byte for byte the source's."""
+    base = write_checkpoint(tmp_path, "qwen3_5")
+    run = tmp_path / "run"
+    make_run(run, str(base), [("lora.keys", LINEAR["qwen3_5"])])
+    export(run, "merged")
+    before, after = stored_arrays(base), stored_arrays(run / "export/merged")
+    assert before.keys() == after.keys()
+    assert any(name.startswith("model.visual.") for name in after)
+    changed = {name for name in after if not mx.array_equal(before[name], after[name])}
+    adapted = tuple(f".{key}.weight" for key in LINEAR["qwen3_5"])
+    assert changed == {name for name in after if name.endswith(adapted)}
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,15 @@ _PEFT_LEAF = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_m
 _MLX_LEAF = {leaf.removesuffix(".weight"): name for name, leaf in _PEFT_LEAF.items()}
 
 
+def unwrapped(name: str) -> str:
+    """A module's or weight's name in the text model alone.
+
+    A multimodal model's are language_model.model.… in mlx-lm and model.language_model.… in
+    transformers' files, and model.… where transformers loads it for causal language modelling.
+    """
+    return name.replace("language_model.", "", 1)
+
+
 def peft_arrays(adapter: Adapter) -> dict[str, mx.array]:
     """The tensors of `adapter_model.safetensors`: A `[r, in]`, B `[out, r]`, m `[out]`.
 
@@ -41,7 +50,7 @@ def peft_arrays(adapter: Adapter) -> dict[str, mx.array]:
     """
     arrays = {}
     for name, array in adapter.arrays.items():
-        module, _, leaf = name.rpartition(".")
+        module, _, leaf = unwrapped(name).rpartition(".")
         if array.ndim > 2 or not (_BLOCK.fullmatch(module) or module == "lm_head"):
             raise UserError(
                 f"the adapter on {module} has no equal in PEFT; expected linear layers of blocks "
@@ -62,7 +71,8 @@ def peft_config(adapter: Adapter, base: str, revision: str | None, blocks: int) 
     """
     alpha = adapter.scale * adapter.rank
     # Suffixes where the same modules of each block are adapted, else every full name.
-    layers, targets = shared_suffixes(adapter.modules) or (None, adapter.modules)
+    modules = [unwrapped(name) for name in adapter.modules]
+    layers, targets = shared_suffixes(modules) or (None, modules)
     if layers == list(range(blocks)):
         layers = None
     return {

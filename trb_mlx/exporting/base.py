@@ -11,6 +11,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download, metadata_load
 
 from trb_mlx.adapters.adapter import Adapter, read_json
+from trb_mlx.adapters.peft import unwrapped
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
 from trb_mlx.models.checkpoint_files import has_head, stored_shapes
@@ -34,7 +35,9 @@ FAMILIES = {
     "smollm3": "SmolLM3ForCausalLM",
 }
 # Mixtures of experts: mlx-lm stacks the experts, but keeps the attention as transformers has it.
-EXPERT_FAMILIES = ("granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+EXPERT_FAMILIES = ("granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next")
+# Hybrids: mlx-lm turns their convolutions and leaves parts out, but keeps all linear layers.
+HYBRID_FAMILIES = ("qwen3_5",)
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,11 @@ def check_family(config: dict[str, Any], model: str, modules: Sequence[str] = ()
     kind = config.get("model_type")
     if kind in FAMILIES:
         return
+    if kind in HYBRID_FAMILIES and modules:
+        return
     if kind in EXPERT_FAMILIES and modules:
-        others = [name for name in modules if ".self_attn." not in name]
+        alike = (".self_attn.", ".linear_attn.")
+        others = [name for name in modules if not any(part in name for part in alike)]
         if not others:
             return
         raise UserError(
@@ -186,9 +192,11 @@ def check_shapes(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], model:
     Raises:
         UserError: names the first module that is missing or of another shape.
     """
+    found = {unwrapped(name): shape for name, shape in shapes.items()}
     for module in adapter.modules if shapes else ():
         lora_a, lora_b = (adapter.arrays[f"{module}.{leaf}"] for leaf in ("lora_a", "lora_b"))
-        expected, shape = (lora_b.shape[-1], lora_a.shape[0]), shapes.get(f"{module}.weight")
+        expected = (lora_b.shape[-1], lora_a.shape[0])
+        shape = found.get(f"{unwrapped(module)}.weight")
         if shape != expected:
             raise UserError(
                 f"the adapter is of another base than {model}: {module} takes a weight of shape "

@@ -24,15 +24,16 @@ from trb_mlx.exporting.base import (
     is_portable,
 )
 from trb_mlx.exporting.card import is_local, write_card
-from trb_mlx.exporting.experts import has_experts, take_stored_weights, write_source_model
 from trb_mlx.exporting.folder import writing_export
 from trb_mlx.exporting.merged import merge, write_model
 from trb_mlx.exporting.source import Source
+from trb_mlx.exporting.source_files import keeps_files, take_stored_weights, write_source_model
 from trb_mlx.files import json_text
 from trb_mlx.models import mlxlm
 from trb_mlx.models.arrays import save_arrays
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.mlx_lm_note import mlx_lm_note
+from trb_mlx.models.model_config import text_config
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def export_peft(
     check_shapes(source.adapter, shapes, name)
     if model is not None:
         name = _write_base(source, base_out, model, license)
-    blocks = int(base_config["num_hidden_layers"])
+    blocks = int((text_config(base_config) or base_config)["num_hidden_layers"])
     config = peft_config(source.adapter, _absolute(name), original.revision, blocks)
     notes = [original.note] if original.note else []
     with writing_export(out, _contents("peft", source)) as draft:
@@ -139,7 +140,7 @@ def export_merged(
     if base:
         student = student.model_copy(update={"model": base, "revision": None, "quantize": None})
     model, modules, origin = load_model(student), source.adapter.modules, None
-    if quantize is None and has_experts(model):
+    if quantize is None and keeps_files(model):
         origin, types = take_stored_weights(model, student, modules)
         notes += types
     elif quantize is None:

@@ -26,11 +26,11 @@ def chunk_recurrences(module: nn.Module) -> bool:
     Returns:
         Whether it has layers that do.
     """
-    delta = rebind(module, "gated_delta_update", _gated_delta)
-    return rebind(module, "ssm_update", _state_space) or delta
+    delta = rebind(module, "gated_delta_update", chunked_gated_delta)
+    return rebind(module, "ssm_update", chunked_state_space) or delta
 
 
-def _gated_delta(plain: Function) -> Function:
+def chunked_gated_delta(plain: Function) -> Function:
     """mlx-lm's `gated_delta_update`, which is told by `use_kernel` that there is no training."""
 
     def gated_delta_update(
@@ -63,7 +63,7 @@ def _gated_delta(plain: Function) -> Function:
     return gated_delta_update
 
 
-def _state_space(plain: Function) -> Function:
+def chunked_state_space(plain: Function) -> Function:
     """mlx-lm's `ssm_update`: dt is the strength of a write, B the key and C the query."""
 
     def ssm_update(

@@ -1,6 +1,7 @@
-"""A mixture of experts merged: its own weight files, in which only the adapted layers change.
+"""A merged model in its source's own weight files, in which only the adapted layers change.
 
-mlx-lm restacks experts as it loads them, so that what it holds cannot be written for transformers.
+mlx-lm restacks experts as it loads them, turns convolutions and leaves vision and multi-token
+prediction out, so that what it holds of such a model cannot be written for transformers.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from trb_mlx.adapters.peft import unwrapped
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
-from trb_mlx.exporting.base import EXPERT_FAMILIES, check_family
+from trb_mlx.exporting.base import EXPERT_FAMILIES, HYBRID_FAMILIES, check_family
 from trb_mlx.exporting.merged import save_details
 from trb_mlx.models import mlxlm
 from trb_mlx.models.arrays import overwrite_arrays
-from trb_mlx.models.checkpoint_files import stored_arrays, weight_files
+from trb_mlx.models.checkpoint_files import stored_arrays, stored_shapes, weight_files
 from trb_mlx.models.loading import LanguageModel, resolve
 
 INDEX = "model.safetensors.index.json"
 
 
-def has_experts(model: LanguageModel) -> bool:
-    """Whether a model is of a family whose experts mlx-lm lays out otherwise."""
-    return model.config.get("model_type") in EXPERT_FAMILIES
+def keeps_files(model: LanguageModel) -> bool:
+    """Whether a model is of a family that mlx-lm lays out otherwise, but for its linear layers."""
+    return model.config.get("model_type") in (*EXPERT_FAMILIES, *HYBRID_FAMILIES)
 
 
 def take_stored_weights(
@@ -48,20 +50,24 @@ def take_stored_weights(
             not what its files hold under that name.
     """
     folder = mlxlm.download(resolve(student.model), student.revision)
-    stored = stored_arrays(folder)
+    stored = {unwrapped(name): array for name, array in stored_arrays(folder).items()}
     packed = any(key.startswith("quantization") for key in model.config)
     parameters = tree_flatten(model.module.parameters())
-    stacked = any(array.ndim == 3 and name in stored for name, array in parameters)
-    if packed or stacked or student.quantize is not None:
-        check_family(model.config, model.name)  # which refuses experts as mlx-lm holds them
+    # Experts under one name, or a convolution already turned.
+    converted = any(
+        array.ndim == 3 and name in stored and stored[name].shape == array.shape
+        for name, array in ((unwrapped(name), array) for name, array in parameters)
+    )
+    if packed or converted or student.quantize is not None:
+        check_family(model.config, model.name)  # which refuses what mlx-lm lays out otherwise
     layers, notes = dict(model.module.named_modules()), []
     for name in modules:
-        layer, array = layers.get(name), stored.get(f"{name}.weight")
+        layer, array = layers.get(name), stored.get(f"{unwrapped(name)}.weight")
         if array is None or not isinstance(layer, nn.Linear) or not _is_same(layer.weight, array):
             raise UserError(
-                f"{model.name} is a mixture of experts, and mlx-lm keeps {name} otherwise than "
-                "transformers; expected adapters on linear layers that both keep alike, as in "
-                "attention (`--to mlx-lm` works for all, and `--to merged --quantize BITS`)."
+                f"{model.name}: mlx-lm keeps {name} otherwise than transformers; expected "
+                "adapters on linear layers that both keep alike, as in attention "
+                "(`--to mlx-lm` works for all, and `--to merged --quantize BITS`)."
             )
         if layer.weight.dtype != array.dtype:
             kinds = [str(kind).rpartition(".")[2] for kind in (array.dtype, layer.weight.dtype)]
@@ -95,7 +101,9 @@ def write_source_model(
         revision: of a model on the Hub, for the files that are copied from there.
     """
     layers = dict(model.module.named_modules())
-    merged = {f"{name}.weight": layers[name].weight for name in modules}
+    weights = {f"{unwrapped(name)}.weight": layers[name].weight for name in modules}
+    names = stored_shapes(source)
+    merged = {name: weights[unwrapped(name)] for name in names if unwrapped(name) in weights}
     for file in weight_files(source):
         shutil.copyfile(file, folder / file.name)
         overwrite_arrays(folder / file.name, merged)
