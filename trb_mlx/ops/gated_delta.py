@@ -36,6 +36,7 @@ def gated_delta_rule(
     beta: mx.array,
     state: mx.array | None = None,
     mask: mx.array | None = None,
+    reads: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """The gated delta rule over T tokens, differentiable by every input but `mask`.
 
@@ -49,11 +50,12 @@ def gated_delta_rule(
         beta: `[B, T, Hv]`, in [0, 2].
         state: `[B, Hv, Dv, Dk]`, zero where None.
         mask: `[B, T]`, False for tokens that leave the state alone; their outputs mean nothing.
+        reads: `[B, T, Hk, Dk]`, r in u_t = β_t (v_t − S_{t-1} G_t r_t), where it is another than k.
 
     Returns:
         o `[B, T, Hv, Dv]` in q's type, and the last state in float32.
     """
-    return _recurrence(True, q, k, v, log_decay, beta, state, mask)
+    return _recurrence(q, k, v, log_decay, beta, state, mask, k if reads is None else reads)
 
 
 def decayed_attention(
@@ -66,11 +68,10 @@ def decayed_attention(
     mask: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """`gated_delta_rule` with u_t = β_t v_t: S_t = S_{t-1} G_t + β_t v_t k_tᵀ, o_t = S_t q_t."""
-    return _recurrence(False, q, k, v, log_decay, beta, state, mask)
+    return _recurrence(q, k, v, log_decay, beta, state, mask, None)
 
 
 def _recurrence(
-    corrects: bool,
     q: mx.array,
     k: mx.array,
     v: mx.array,
@@ -78,6 +79,7 @@ def _recurrence(
     beta: mx.array,
     state: mx.array | None,
     mask: mx.array | None,
+    reads: mx.array | None,
 ) -> tuple[mx.array, mx.array]:
     """Span after span, as one function with a backward pass of its own."""
     if state is None:
@@ -93,7 +95,7 @@ def _recurrence(
     starts = range(0, q.shape[1], length)
 
     def span(*inputs: mx.array) -> tuple[mx.array, mx.array]:
-        return _span(corrects, size, *inputs)
+        return _span(size, *inputs)
 
     def parts(inputs: list[mx.array], start: int, done: list[mx.array]) -> list[mx.array]:
         """A span's inputs, which wait for what is done: MLX would hold all spans side by side."""
@@ -126,12 +128,12 @@ def _recurrence(
 
     recomputed: Any = mx.custom_function(forward)
     recomputed.vjp(backward)
-    output, *states = recomputed(state.astype(mx.float32), q, k, v, log_decay, beta)
+    inputs = [q, k, v, log_decay, beta] + ([] if reads is None else [reads])
+    output, *states = recomputed(state.astype(mx.float32), *inputs)
     return output, states[-1]
 
 
 def _span(
-    corrects: bool,
     size: int,
     state: mx.array,
     q: mx.array,
@@ -139,6 +141,7 @@ def _span(
     v: mx.array,
     log_decay: mx.array,
     beta: mx.array,
+    reads: mx.array | None = None,
 ) -> tuple[mx.array, mx.array]:
     """Outputs `[B, L, Hv, Dv]` of L tokens, and the state after them, from `state` before."""
     rows, length, heads, width = v.shape
@@ -155,10 +158,11 @@ def _span(
     since_start = mx.exp(mx.cumsum(logs, axis=-2))
     writes = betas * values
     removals = writes  # unused without a correction
-    if corrects:
-        inverse = _inverse(betas * mx.tril(_products(keys, keys, between), -1))
+    if reads is not None:
+        readers = chunked(reads)
+        inverse = _inverse(betas * mx.tril(_products(readers, keys, between), -1))
         writes = inverse @ writes
-        removals = inverse @ (betas * since_start * keys)
+        removals = inverse @ (betas * since_start * readers)
     scores = mx.tril(_products(queries, keys, between))
     columns = (
         since_start * queries,
@@ -172,7 +176,7 @@ def _span(
     state = state.reshape(*queries.shape[:2], -1, *state.shape[2:])
     outputs = []
     for query, score, write, removal, key, decay in chunks:
-        if corrects:
+        if reads is not None:
             write = write - removal @ state.swapaxes(-1, -2)
         outputs.append(query @ state.swapaxes(-1, -2) + score @ write)
         state = decay * state + write.swapaxes(-1, -2) @ key
