@@ -15,7 +15,9 @@ from pydantic_core import PydanticCustomError
 from trb_mlx.config_sections import (
     Count,
     DataConfig,
+    EvalConfig,
     Fraction,
+    HorizonConfig,
     LoraConfig,
     ModelConfig,
     NonNegative,
@@ -25,9 +27,13 @@ from trb_mlx.config_sections import (
     PromptConfig,
     PromptSource,
     QuantizeConfig,
+    RolloutConfig,
+    RunConfig,
     Section,
     Share,
     StudentConfig,
+    TeacherConfig,
+    TeacherPromptConfig,
 )
 
 __all__ = [
@@ -58,10 +64,13 @@ __all__ = [
     "Share",
     "StudentConfig",
     "TargetConfig",
+    "TeacherConfig",
+    "TeacherPromptConfig",
     "TrainConfig",
 ]
 
 BehaviorKind = Literal["vanilla", "trb", "fixed", "skd", "temperature"]
+SELF = "student"  # as `teacher.model`
 BEHAVIOR_GROUP = "trb_mlx.behaviors"  # of entry points
 
 
@@ -72,31 +81,6 @@ def _own_behavior(kind: str) -> str:
 
 
 OwnBehavior = Annotated[str, AfterValidator(_own_behavior)]
-
-
-class HorizonConfig(Section):
-    """A length limit that grows evenly from `start` tokens, and is full after `steps` steps."""
-
-    start: PositiveInt
-    steps: PositiveInt
-
-
-class RolloutConfig(Section):
-    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once.
-
-    With a `horizon`, training begins with shorter responses; evaluation never does.
-
-    While the teacher takes part in drawing, the student drafts `draft_length` tokens that the
-    teacher verifies in one pass; 1 asks the teacher token by token. The law is the same. `auto`
-    follows the acceptance and the seconds of the rounds that are drawn.
-    """
-
-    max_tokens: PositiveInt = 256
-    rollouts_per_prompt: PositiveInt = 4
-    temperature: Positive = 1.0
-    horizon: HorizonConfig | None = None
-    batch_size: PositiveInt = 64
-    draft_length: Literal["auto"] | PositiveInt = "auto"
 
 
 class BehaviorConfig(Section):
@@ -221,40 +205,10 @@ class TrainConfig(Section):
         return values
 
 
-class EvalConfig(Section):
-    """Held-out evaluation every `every` steps (0: only before and after the run).
-
-    `temperature` 0 takes the likeliest token: all samples are alike, and one is drawn.
-    """
-
-    every: Count = 20
-    prompts: PositiveInt = 128
-    samples: PositiveInt = 1
-    temperature: NonNegative = 1.0
-    top_p: Share = 1.0
-    max_tokens: PositiveInt | None = None
-    teacher: bool = True
-
-
-class RunConfig(Section):
-    """Where a run lives and what it leaves there."""
-
-    dir: Place = "runs"
-    name: str | None = None
-    adapter_path: Place | None = None
-    report_every: PositiveInt = 1
-    sample_every: PositiveInt = 10
-    samples: Count = 4
-    save_every: PositiveInt = 20
-    keep_checkpoints: PositiveInt = 2
-    report_to: str | None = None
-    project_name: str | None = None
-
-
 class Config(Section):
     """A whole run. `teacher.model` and `student.model` have no default."""
 
-    teacher: ModelConfig
+    teacher: TeacherConfig
     student: StudentConfig
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
@@ -266,6 +220,49 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _student_as_teacher(cls, values: Any) -> Any:
+        """`teacher.model: student` is the student's model with its settings."""
+        if not isinstance(values, dict):
+            return values
+        student, teacher = values.get("student"), values.get("teacher")
+        if not (isinstance(student, dict) and isinstance(teacher, dict)):
+            return values
+        if teacher.get("model") != SELF:
+            return values
+        given = sorted({*teacher} & ({*ModelConfig.model_fields} - {"model"}))
+        if any(teacher[key] not in (None, False) for key in given):
+            raise PydanticCustomError(
+                "contradiction",
+                "teacher.model is student, which has the student's settings, and teacher.{key} is "
+                "given too; leave it out.",
+                {"key": given[0]},
+            )
+        shared = {key: student[key] for key in ModelConfig.model_fields if key in student}
+        start = {"adapter": "start"} if student.get("adapter") else {}
+        return values | {"teacher": start | teacher | shared}
+
+    @model_validator(mode="after")
+    def _adapter_of_a_self_teacher(self) -> Self:
+        chosen = self.teacher.adapter
+        if chosen == "start" and not (self.is_self_taught and self.student.adapter):
+            raise PydanticCustomError(
+                "contradiction",
+                "teacher.adapter is start, which needs teacher.model: student and a "
+                "student.adapter; expected it left out.",
+            )
+        return self
+
+    @property
+    def is_self_taught(self) -> bool:
+        """Whether both models are one: the same weights with the same settings."""
+        student, teacher = (
+            {key: getattr(section, key) for key in ModelConfig.model_fields}
+            for section in (self.student, self.teacher)
+        )
+        return student == teacher
 
     @model_validator(mode="after")
     def _horizon_within_the_limit(self) -> Self:

@@ -53,6 +53,36 @@ class StudentConfig(ModelConfig):
     adapter: Place | None = None
 
 
+class TeacherPromptConfig(Section):
+    """A prompt of the teacher's own, in front of the response that both models share.
+
+    What is null is as in the student's `prompt`; the chat template is the teacher's own unless one
+    is given here or there. `context_column` names a column that the teacher alone reads (a worked
+    answer, a document, examples), and `context` is how its text joins the last user turn.
+    """
+
+    format: Literal["auto", "chat", "plain"] | None = None
+    plain: str | None = None
+    system: str | None = None
+    chat_template: str | None = None
+    enable_thinking: bool | None = None
+    template_kwargs: dict[str, Any] | None = None
+    context_column: str | None = None
+    context: str = "{context}\n\n{prompt}"
+
+
+class TeacherConfig(ModelConfig):
+    """The teacher: a model, perhaps with a prompt of its own.
+
+    `model: student` is the student's own model, which is then held once, without the adapters that
+    are trained. Where the student starts from `student.adapter`, `adapter` says whether its teacher
+    is the model as it starts (`start`) or its base (`none`).
+    """
+
+    adapter: Literal["start", "none"] | None = None
+    prompt: TeacherPromptConfig | None = None
+
+
 class LoraConfig(Section):
     """The student's adapters, in mlx-lm's terms (`scale`, not alpha; -1 layers means all)."""
 
@@ -107,3 +137,58 @@ class PromptConfig(Section):
     chat_template: str | None = None
     enable_thinking: bool = False
     template_kwargs: dict[str, Any] = {}
+
+
+class HorizonConfig(Section):
+    """A length limit that grows evenly from `start` tokens, and is full after `steps` steps."""
+
+    start: PositiveInt
+    steps: PositiveInt
+
+
+class RolloutConfig(Section):
+    """Sampling: at most `max_tokens` a response, `batch_size` rows decoded at once.
+
+    With a `horizon`, training begins with shorter responses; evaluation never does.
+
+    While the teacher takes part in drawing, the student drafts `draft_length` tokens that the
+    teacher verifies in one pass; 1 asks the teacher token by token. The law is the same. `auto`
+    follows the acceptance and the seconds of the rounds that are drawn.
+    """
+
+    max_tokens: PositiveInt = 256
+    rollouts_per_prompt: PositiveInt = 4
+    temperature: Positive = 1.0
+    horizon: HorizonConfig | None = None
+    batch_size: PositiveInt = 64
+    draft_length: Literal["auto"] | PositiveInt = "auto"
+
+
+class EvalConfig(Section):
+    """Held-out evaluation every `every` steps (0: only before and after the run).
+
+    `temperature` 0 takes the likeliest token: all samples are alike, and one is drawn.
+    """
+
+    every: Count = 20
+    prompts: PositiveInt = 128
+    samples: PositiveInt = 1
+    temperature: NonNegative = 1.0
+    top_p: Share = 1.0
+    max_tokens: PositiveInt | None = None
+    teacher: bool = True
+
+
+class RunConfig(Section):
+    """Where a run lives and what it leaves there."""
+
+    dir: Place = "runs"
+    name: str | None = None
+    adapter_path: Place | None = None
+    report_every: PositiveInt = 1
+    sample_every: PositiveInt = 10
+    samples: Count = 4
+    save_every: PositiveInt = 20
+    keep_checkpoints: PositiveInt = 2
+    report_to: str | None = None
+    project_name: str | None = None

@@ -98,7 +98,12 @@ def describe_lengths(config: Config) -> list[str]:
 
 def describe_target(config: Config) -> list[str]:
     """What is matched other than the teacher itself, one phrase each."""
-    target, phrases = config.target, []
+    target, own, phrases = config.target, config.teacher.prompt, []
+    if own is not None:
+        keys = [key for key, value in own.model_dump().items() if value is not None]
+        if own.context_column is None:
+            keys.remove("context")
+        phrases.append(f"a teacher with a prompt of its own ({', '.join(keys)})")
     if target.kind == "veto":
         phrases.append(f"Veto's bridge from {target.power:g} over {target.warmup_steps} steps")
     if target.corrections != "match":

@@ -125,6 +125,19 @@ def blocks_differ(patch: Patch) -> None:
     patch.setattr(speculative.SpeculativeGenerator, "verify", moved)
 
 
+def a_teacher_with_adapters(patch: Patch) -> None:
+    """The student's own tree, in which adapters that are not at rest show."""
+    plain = training.add_lora
+
+    def moved(module: nn.Module, *arguments: Any, **others: Any) -> None:
+        plain(module, *arguments, **others)
+        for inner in module.modules():
+            if "lora_b" in inner:
+                inner.lora_b = inner.lora_b + 0.1
+
+    patch.setattr(training, "add_lora", moved)
+
+
 def stale_compile(patch: Patch) -> None:
     """A compiled graph that keeps the weights it was traced with."""
 
@@ -289,6 +302,7 @@ FAULTS: list[tuple[str, Callable[[Patch], None]]] = [
     ("law of rollouts", no_blocks),
     ("compiled step", stale_compile),
     ("checkpoint", forgotten_moments),
+    ("its own teacher", a_teacher_with_adapters),
     ("bfloat16", narrow_softmax),
     ("float16", narrow_softmax),
 ]

@@ -81,3 +81,13 @@ def add_initial_adapter(module: nn.Module, config: Config) -> None:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     fill_adapter(module, adapter, where)
+
+
+def add_frozen_adapter(module: nn.Module, config: Config) -> None:
+    """Put `student.adapter` on a self-teacher in place, never to be trained.
+
+    Raises:
+        UserError: the adapter is of another base.
+    """
+    add_initial_adapter(module, config)
+    module.freeze()

@@ -19,15 +19,27 @@ from trb_mlx.text import RunConsole
 @click.option("-c", "--config", "config_name", help="A YAML file, or a shipped config's name.")
 @click.option("--resume", is_flag=True, help="Go on with the run from its newest checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and what would load.")
+@click.option(
+    "--preflight",
+    is_flag=True,
+    help="With --dry-run: load both models, show what they read and how they begin.",
+)
 @config_flags
 def train(
-    config_name: str | None, resume: bool, dry_run: bool, settings: tuple[str, ...], **flags: Any
+    config_name: str | None,
+    resume: bool,
+    dry_run: bool,
+    preflight: bool,
+    settings: tuple[str, ...],
+    **flags: Any,
 ) -> None:
     """Distil a teacher into a student's LoRA adapters.
 
     Writes runs/NAME/ with the resolved config, metrics, samples, checkpoints, and adapters that
     `mlx_lm generate --adapter-path` loads.
     """
+    if preflight and not dry_run:
+        raise UserError("--preflight belongs to --dry-run; a run begins with its preflight anyway.")
     given = overrides(settings, flags)
     if config_name is None and not given:
         raise UserError("train needs --config FILE (try --config small), or --model and --teacher.")
@@ -35,6 +47,10 @@ def train(
     config, folder = plan_run(source, dict(given), "the command line")
     if dry_run:
         click.echo(describe(config, folder))
+        if preflight:
+            from trb_mlx.training.session import look_ahead  # loads MLX
+
+            look_ahead(config, click.echo)
         return
     from trb_mlx.training.run import train as run  # seconds that a mistake need not wait for
 

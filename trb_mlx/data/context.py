@@ -24,6 +24,11 @@ def longest_prompt(context: int, max_tokens: int, max_prompt_tokens: int) -> int
     return max(context - max_tokens, min(max_prompt_tokens, context // 4))
 
 
+def longest_read(prompt: Prompt) -> int:
+    """The tokens of the longer of what the student and the teacher read."""
+    return max(len(prompt.tokens), len(prompt.teacher_tokens or ()))
+
+
 def fit_context(
     prompts: Sequence[Prompt],
     context: int | None,
@@ -42,7 +47,7 @@ def fit_context(
     if context is None:
         return prompts, max_tokens
     longest = longest_prompt(context, max_tokens, max_prompt_tokens)
-    kept = [prompt for prompt in prompts if len(prompt.tokens) <= longest]
+    kept = [prompt for prompt in prompts if longest_read(prompt) <= longest]
     left_out = f"over {longest} tokens: the context is {context}, and answers take {max_tokens}"
     if not kept:
         raise UserError(
@@ -51,7 +56,7 @@ def fit_context(
         )
     if len(kept) < len(prompts):
         say(f"left out {len(prompts) - len(kept)} of {len(prompts)} {what} prompts {left_out}")
-    limit = min(max_tokens, context - max(len(prompt.tokens) for prompt in kept))
+    limit = min(max_tokens, context - max(longest_read(prompt) for prompt in kept))
     if limit < max_tokens:
         say(f"answers end after {limit} tokens, not {max_tokens}: the context is {context} tokens")
     return kept, limit

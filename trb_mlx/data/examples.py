@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trb_mlx.config import PromptSource
@@ -32,7 +33,8 @@ class Example:
 
     The prompt is the text of one user turn, or a conversation that ends with a user turn.
     `grader` is as in `types.Prompt`, `tools` are for the chat template, `where` is the row's
-    place (`file:line`), and `unused` names what the row holds besides that cannot be used.
+    place (`file:line`), `unused` names what the row holds besides that cannot be used, and
+    `context` is what the teacher alone reads.
     """
 
     messages: tuple[Message, ...] | str
@@ -41,6 +43,14 @@ class Example:
     tools: tuple[Any, ...] = ()
     where: str = field(default="", compare=False)
     unused: tuple[str, ...] = field(default=(), compare=False)
+    context: str | None = None
+
+    def with_context(self, form: str) -> Example:
+        """The example whose last turn is `form` with {context} and {prompt} filled in."""
+        values = {"context": self.context or "", "prompt": self.turns[-1]["content"]}
+        text = re.sub(r"\{(context|prompt)\}", lambda match: values[match[1]], form)
+        *before, last = self.turns
+        return replace(self, messages=(*before, last | {"content": text}))
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -61,13 +71,16 @@ class Example:
         return "\n\n".join(text for text in texts if text)
 
 
-def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
+def example_of(
+    row: Mapping[str, Any], source: PromptSource, where: str, context_column: str | None = None
+) -> Example:
     """The example that a row holds.
 
     Args:
         row: column name → value.
         source: its `prompt_column` and `answer_column` win over the columns found by name.
         where: the row's place (`file:line`, or the data set and row), for errors.
+        context_column: what the teacher alone reads.
 
     Raises:
         BadRow: an empty prompt, a conversation without a user turn, an answer or a system text
@@ -75,9 +88,17 @@ def example_of(row: Mapping[str, Any], source: PromptSource, where: str) -> Exam
         UserError: a missing column.
     """
     try:
-        return _read(row, source, where)
+        example = _read(row, source, where)
     except RecursionError as error:
         raise BadRow(f"{where} is nested too deeply.") from error
+    if context_column is None:
+        return example
+    key = "teacher.prompt.context_column"
+    context = row[_named_column(row, context_column, key, where)]
+    if not isinstance(context, str) or not context.strip():
+        raise BadRow(f"{where} has no text in its column {context_column}, which {key} names.")
+    check_unicode(context, where)
+    return replace(example, context=context)
 
 
 def _read(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
@@ -94,11 +115,13 @@ def _read(row: Mapping[str, Any], source: PromptSource, where: str) -> Example:
     return Example(messages, answer, None, tools, where, unused)
 
 
-def read_columns(columns: Iterable[str], source: PromptSource) -> list[str]:
+def read_columns(
+    columns: Iterable[str], source: PromptSource, context_column: str | None = None
+) -> list[str]:
     """Those of a data set's columns that `example_of` looks at."""
     prompts = [source.prompt_column] if source.prompt_column else PROMPT_COLUMNS
     answers = [source.answer_column] if source.answer_column else ANSWER_COLUMNS
-    wanted = {*prompts, *answers, *MORE_COLUMNS}
+    wanted = {*prompts, *answers, *MORE_COLUMNS, context_column}
     return [name for name in columns if name in wanted or _plain(name) in wanted]
 
 

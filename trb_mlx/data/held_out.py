@@ -9,6 +9,7 @@ from pathlib import Path
 from trb_mlx.config import Config, PromptSource
 from trb_mlx.data.prompts import load_prompts
 from trb_mlx.data.sources import is_generated, split_files
+from trb_mlx.data.teacher_prompts import make_teacher_prompts
 from trb_mlx.errors import UserError
 from trb_mlx.types import Prompt, Say
 
@@ -35,13 +36,17 @@ def with_held_out(config: Config, kept: Config | None) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"eval": source})})
 
 
-def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
+def split_prompts(
+    config: Config, tokenizer: object, say: Say, teachers: object = None
+) -> PromptSplit:
     """Both sets of a run; how many they are, what was left out and what they share is said.
+
+    With the teacher's tokenizer, `teachers`, they have the teacher's own prompts, if it has any.
 
     Raises:
         UserError: a source cannot be read, or nothing is left of it.
     """
-    prompts = _split(config, tokenizer, say)
+    prompts = _split(config, tokenizer, say, teachers)
     say(f"{len(prompts.train)} prompts to train on, {len(prompts.eval)} held out")
     trained_on = {prompt.tokens for prompt in prompts.train}
     shared = sum(prompt.tokens in trained_on for prompt in prompts.eval)
@@ -51,15 +56,16 @@ def split_prompts(config: Config, tokenizer: object, say: Say) -> PromptSplit:
     return prompts
 
 
-def _split(config: Config, tokenizer: object, say: Say) -> PromptSplit:
+def _split(config: Config, tokenizer: object, say: Say, teachers: object) -> PromptSplit:
     source, held_source = config.data.train, held_out_source(config)
     is_endless = source.streaming or is_generated(source)
     count = source.limit or (ENDLESS_PROMPTS if is_endless else None)
     if held_source is not None:
-        train = _load(config, source, tokenizer, count, say)
-        return PromptSplit(train, held_out_prompts(config, tokenizer, say))
+        train = _load(config, source, tokenizer, count, say, teachers)
+        return PromptSplit(train, held_out_prompts(config, tokenizer, say, teachers))
     wanted = config.eval.prompts
-    every = _load(config, source, tokenizer, None if count is None else count + wanted, say)
+    most = None if count is None else count + wanted
+    every = _load(config, source, tokenizer, most, say, teachers)
     held = min(wanted, len(every) // 2)
     if not held:
         raise UserError(
@@ -74,16 +80,19 @@ def _split(config: Config, tokenizer: object, say: Say) -> PromptSplit:
     return PromptSplit(every[:-held], every[-held:])
 
 
-def held_out_prompts(config: Config, tokenizer: object, say: Say) -> Sequence[Prompt]:
-    """The evaluation's prompts alone.
+def held_out_prompts(
+    config: Config, tokenizer: object, say: Say, teachers: object = None
+) -> Sequence[Prompt]:
+    """The evaluation's prompts alone, as `split_prompts` makes them.
 
     Raises:
         UserError: as `split_prompts`.
     """
     source = held_out_source(config)
     if source is None:
-        return _split(config, tokenizer, say).eval
-    prompts = _load(config, source, tokenizer, source.limit or config.eval.prompts, say)
+        return _split(config, tokenizer, say, teachers).eval
+    count = source.limit or config.eval.prompts
+    prompts = _load(config, source, tokenizer, count, say, teachers)
     return prompts[: config.eval.prompts]
 
 
@@ -108,11 +117,16 @@ def held_out_source(config: Config) -> PromptSource | None:
 
 
 def _load(
-    config: Config, source: PromptSource, tokenizer: object, count: int | None, say: Say
+    config: Config,
+    source: PromptSource,
+    tokenizer: object,
+    count: int | None,
+    say: Say,
+    teachers: object,
 ) -> Sequence[Prompt]:
-    loaded = load_prompts(
-        source, config.data, config.prompt, tokenizer, seed=config.train.seed, count=count
-    )
+    own = None if teachers is None else make_teacher_prompts(config, teachers)
+    seed = config.train.seed
+    loaded = load_prompts(source, config.data, config.prompt, tokenizer, seed, count, own)
     left_out = loaded.left_out(config.data.max_prompt_tokens)
     if left_out:
         say(f"{source.source} ({source.split}): left out {left_out}; {len(loaded.prompts)} remain")

@@ -13,7 +13,9 @@ from trb_mlx.data.examples import PROMPT_COLUMNS, read_columns
 from trb_mlx.errors import UserError, did_you_mean
 
 
-def hub_rows(source: PromptSource, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def hub_rows(
+    source: PromptSource, path: str, context_column: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) of a data set; with `streaming` only what is taken is downloaded.
 
     `path` is the Hub id, or a folder that `datasets` can load.
@@ -30,7 +32,7 @@ def hub_rows(source: PromptSource, path: str) -> Iterator[tuple[str, dict[str, A
         rows = datasets.load_dataset(
             path, name=source.subset, split=source.split, streaming=source.streaming
         )
-        for number, row in enumerate(_needed_columns(rows, source), start=1):
+        for number, row in enumerate(_needed_columns(rows, source, context_column), start=1):
             yield f"{where}, row {number}", dict(row)
     except ImportError as error:
         raise UserError(f"{where} needs `pip install datasets` ({error}).") from error
@@ -38,17 +40,19 @@ def hub_rows(source: PromptSource, path: str) -> Iterator[tuple[str, dict[str, A
         raise UserError(_failure(source, error)) from error
 
 
-def _needed_columns(rows: Any, source: PromptSource) -> Any:
+def _needed_columns(rows: Any, source: PromptSource, context_column: str | None) -> Any:
     """The data set without the columns nobody reads, such as images that cost decoding.
 
     A data set that lacks a column it should have is left whole: the error then lists them all.
     """
     names = getattr(rows, "column_names", None) or []
-    wanted = read_columns(names, source)
+    wanted = read_columns(names, source, context_column)
     prompts = {source.prompt_column} if source.prompt_column else set(PROMPT_COLUMNS)
     prompt_is_there = prompts & {name for column in wanted for name in (column, column.casefold())}
     answer_is_there = source.answer_column is None or source.answer_column in names
-    return rows.select_columns(wanted) if prompt_is_there and answer_is_there else rows
+    context_is_there = context_column is None or context_column in names
+    complete = prompt_is_there and answer_is_there and context_is_there
+    return rows.select_columns(wanted) if complete else rows
 
 
 def _failure(source: PromptSource, error: Exception) -> str:

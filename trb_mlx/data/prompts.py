@@ -15,6 +15,7 @@ from trb_mlx.data.conversations import BadRow
 from trb_mlx.data.examples import Example
 from trb_mlx.data.formats import Formatter, make_formatter
 from trb_mlx.data.sources import is_generated, read_examples
+from trb_mlx.data.teacher_prompts import TeacherPrompts
 from trb_mlx.data.templates import TemplateTimeout
 from trb_mlx.errors import UserError
 from trb_mlx.types import Prompt
@@ -82,6 +83,7 @@ def load_prompts(
     tokenizer: Any,
     seed: int,
     count: int | None = None,
+    teacher: TeacherPrompts | None = None,
 ) -> PromptSet:
     """Read a source until `count` prompts are kept; None means `source.limit`, or all there are.
 
@@ -95,8 +97,11 @@ def load_prompts(
     if source.streaming and wanted is None:
         raise UserError(f"{source.source} is streamed without an end, expected a limit beside it.")
     bad = _BadRows(data.on_bad_row)
-    examples = read_examples(source, wanted if is_generated(source) else None, seed, bad.add)
-    kept = _collect(examples, data, make_formatter(prompt, tokenizer), wanted, bad)
+    context_column = None if teacher is None else teacher.context_column
+    examples = read_examples(
+        source, wanted if is_generated(source) else None, seed, bad.add, context_column
+    )
+    kept = _collect(examples, data, make_formatter(prompt, tokenizer), wanted, bad, teacher)
     if kept.prompts:
         return kept
     if bad.first is not None and not kept.too_long:
@@ -114,6 +119,7 @@ def _collect(
     format_example: Formatter,
     wanted: int | None,
     bad: _BadRows,
+    teacher: TeacherPrompts | None,
 ) -> PromptSet:
     prompts: list[Prompt] = []
     seen: set[str] = set()
@@ -128,6 +134,7 @@ def _collect(
         seen.add(key)
         try:
             text, tokens = format_example(example)
+            own = (None, None) if teacher is None else teacher(example)
         except UserError as error:
             sentence = f"{example.where}: {error}" if example.where else str(error)
             if isinstance(error, TemplateTimeout):
@@ -138,11 +145,11 @@ def _collect(
         if len(tokens) > data.max_prompt_tokens:
             too_long += 1
             continue
-        prompts.append(Prompt(len(prompts), text, tokens, example.answer, example.grader))
+        prompts.append(Prompt(len(prompts), text, tokens, example.answer, example.grader, *own))
         if len(prompts) == wanted:
             break
     first = str(bad.first or "").removesuffix(".")
-    notes = tuple(format_example.notes.lines())
+    notes = (*format_example.notes.lines(), *(teacher.lines() if teacher else ()))
     return PromptSet(tuple(prompts), too_long, duplicates, bad.count, first, notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from trb_mlx.config import PromptSource
@@ -31,6 +32,7 @@ def read_examples(
     count: int | None,
     seed: int,
     bad_row: Callable[[UserError], None] = _refuse,
+    context_column: str | None = None,
 ) -> Iterator[Example]:
     """Yield the examples of a source in their order, reading no further than is asked for.
 
@@ -41,23 +43,39 @@ def read_examples(
             `GENERATED_COUNT`).
         seed: of the generator; files and the Hub do not use it.
         bad_row: is given what is wrong with a row, and raises it or leaves the row out.
+        context_column: what the teacher alone reads; a generator has its `answer` alone.
 
     Raises:
         UserError: the source is missing, unreadable or empty, or lacks a column.
     """
     if is_generated(source):
         examples = _generated(source, GENERATED_COUNT if count is None else count, seed)
+        if context_column is not None:
+            examples = _with_answers(examples, source, context_column)
     else:
-        examples = _from_rows(source, bad_row)
+        examples = _from_rows(source, bad_row, context_column)
     yield from itertools.islice(examples, count)
 
 
-def _from_rows(source: PromptSource, bad_row: Callable[[UserError], None]) -> Iterator[Example]:
+def _with_answers(
+    examples: Iterator[Example], source: PromptSource, column: str
+) -> Iterator[Example]:
+    if column != "answer":
+        raise UserError(
+            f"teacher.prompt.context_column is {column}, and {source.source} has no columns; "
+            "expected answer, or a file or data set."
+        )
+    return (replace(example, context=example.answer or "") for example in examples)
+
+
+def _from_rows(
+    source: PromptSource, bad_row: Callable[[UserError], None], context_column: str | None
+) -> Iterator[Example]:
     is_empty = True
-    for where, row in _rows(source):
+    for where, row in _rows(source, context_column):
         is_empty = False
         try:
-            example = example_of(row, source, where)
+            example = example_of(row, source, where, context_column)
         except UserError as error:
             bad_row(error)
         else:
@@ -87,17 +105,21 @@ def _generated(source: PromptSource, count: int, seed: int) -> Iterator[Example]
     return (Example(problem.question, f"Answer: {problem.answer}") for problem in problems)
 
 
-def _rows(source: PromptSource) -> Rows:
+def _rows(source: PromptSource, context_column: str | None) -> Rows:
     path = Path(source.source).expanduser()
     if path.is_dir():
         files = split_files(path)
-        return file_rows(_split_file(source, files)) if files else hub_rows(source, str(path))
+        return (
+            file_rows(_split_file(source, files))
+            if files
+            else hub_rows(source, str(path), context_column)
+        )
     if path.is_file():
         return file_rows(path)
     # A Hub id is `name` or `owner/name`; file endings and other slashes are a path's.
     is_id = re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", source.source) is not None
     if is_id and not ending(Path(source.source)) and not source.source.endswith(".txt"):
-        return hub_rows(source, source.source)
+        return hub_rows(source, source.source, context_column)
     if path.parent.is_dir():
         names = [entry.name for entry in path.parent.iterdir()]
         raise UserError(f"{path} does not exist{did_you_mean(path.name, names) or '.'}")

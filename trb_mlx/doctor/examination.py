@@ -36,6 +36,7 @@ CHECKS = (
     Check("law of rollouts", rollouts.law_of_rollouts),
     Check("compiled step", training.compiled_step),
     Check("checkpoint", training.checkpoint),
+    Check("its own teacher", training.own_teacher),
     Check("bfloat16", partial(training.half_precision, mx.bfloat16)),
     Check("float16", partial(training.half_precision, mx.float16)),
 )

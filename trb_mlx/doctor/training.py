@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,8 +17,10 @@ from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding, Skip
 from trb_mlx.doctor.precision import bound
 from trb_mlx.doctor.tiny import tiny_pair
+from trb_mlx.models.head import split_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
+from trb_mlx.models.self_teacher import self_teacher
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.scoring import score
@@ -100,6 +103,20 @@ def _rollout(pair: Pair) -> Rollout:
     rollout = sample(pair.student, jobs, Sampling(max_tokens=12, support=8))
     score(pair.teacher, rollout, (4, 1000))
     return rollout
+
+
+def own_teacher() -> Sequence[Finding]:
+    """A model under itself: the loss is 0 to rounding, before adapters and with them at rest."""
+    student = tiny_pair(VOCAB, SHARPNESS).student
+    teacher = replace(student, model=self_teacher(student.model), is_teacher=True)
+    teacher = replace(teacher, split=split_model(teacher.model.module))
+    pair = Pair(student, teacher)
+    stepper = _stepper(pair, "off")
+    metrics = stepper.update(_rollout(pair), RATE)
+    return [
+        Finding("loss", abs(metrics["loss"]), bound(1e-6, 1e-3)),
+        Finding("gradient", metrics["grad_norm"], bound(1e-5, 1e-2)),
+    ]
 
 
 def _stepper(pair: Pair, compiled: str) -> Stepper:

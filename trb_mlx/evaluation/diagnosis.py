@@ -127,7 +127,10 @@ def _fit_prompts(
     """The held-out prompts that fit both contexts, and the config with the length left to them."""
     held_out = config.eval.model_copy(update={"prompts": count})
     prompts = held_out_prompts(
-        config.model_copy(update={"eval": held_out}), pair.student.model.tokenizer, say
+        config.model_copy(update={"eval": held_out}),
+        pair.student.model.tokenizer,
+        say,
+        pair.teacher.model.tokenizer,
     )
     context = shortest_context((pair.student.model.context, pair.teacher.model.context))
     limit, longest = config.rollout.max_tokens, config.data.max_prompt_tokens

@@ -164,21 +164,22 @@ def _target_prompts(target: Target, say: Say) -> Sequence[Prompt]:
         UserError: the run's data has changed since.
     """
     config, folder, tokenizer = target.config, target.folder, target.scorer.model.tokenizer
+    teachers = target.pair and target.pair.teacher.model.tokenizer
     if folder is None:
-        return held_out_prompts(config, tokenizer, say)
+        return held_out_prompts(config, tokenizer, say, teachers)
     kept = load_config(str(folder.config))
     if not chooses_same_prompts(config, kept):
-        return held_out_prompts(config, tokenizer, say)
+        return held_out_prompts(config, tokenizer, say, teachers)
     wanted, own = config.eval.prompts, kept.eval.prompts
     if held_out_source(config) is None:
-        split = split_prompts(kept, tokenizer, say_nothing)
+        split = split_prompts(kept, tokenizer, say_nothing, teachers)
         check_digests(folder, kept, vars(split), say)
         if wanted > len(split.eval) and wanted != own:
             say(f"{folder.path} held out {len(split.eval)} prompts and trained on the others")
         return split.eval[-wanted:]
-    prompts = held_out_prompts(kept, tokenizer, say)
+    prompts = held_out_prompts(kept, tokenizer, say, teachers)
     check_digests(folder, kept, {"eval": prompts}, say)
-    return prompts if wanted == own else held_out_prompts(config, tokenizer, say_nothing)
+    return prompts if wanted == own else held_out_prompts(config, tokenizer, say_nothing, teachers)
 
 
 def _settings(target: Target, task: Task) -> dict[str, Any]:

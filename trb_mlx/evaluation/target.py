@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trb_mlx.adapters.apply import load_adapter
+from trb_mlx.adapters.initial import add_frozen_adapter, with_initial_lora
 from trb_mlx.adapters.mlx_lm import WEIGHTS, snapshots
 from trb_mlx.backend import prepare_backend
 from trb_mlx.config import Config
@@ -16,6 +17,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.files import file_digest, read_metrics
 from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.pair import Pair, Scorer, make_pair, make_scorer
+from trb_mlx.models.self_teacher import load_models
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.runs.folder import RunFolder, find_run, nearest_run
 
@@ -76,8 +78,10 @@ def open_target(
         config = load_config(None, [*models, *changes])
     else:
         config = load_config(str(folder.config), changes)
-    model = load_model(config.student)
-    pair = make_pair(model, teacher or load_model(config.teacher)) if with_teacher else None
+    pair = make_pair(*load_models(config, teacher)) if with_teacher else None
+    if pair is not None and config.teacher.adapter == "start":
+        add_frozen_adapter(pair.teacher.model.module, with_initial_lora(config))
+    model = pair.student.model if pair else load_model(config.student)
     weights = None
     if adapter_path is not None:
         weights = Path(adapter_path).expanduser() / WEIGHTS

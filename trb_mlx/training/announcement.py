@@ -44,6 +44,10 @@ def announcement(
     solver = kernel_note() if behavior.kind in ("trb", "fixed") else None
     for sentence in filter(None, [*unread_keys(config), pair.student.model.note, solver]):
         yield f"note: {sentence}"
+    if config.is_self_taught:
+        chosen = f"as it starts, with {config.student.adapter}"
+        as_it_is = chosen if config.teacher.adapter == "start" else "without any adapter"
+        yield f"one model is student and teacher, and held once; the teacher is it {as_it_is}"
     if hidden_reason:
         yield hidden_reason
     if trainer.sampler.behavior.needs_teacher(0) and config.rollout.draft_length != 1:

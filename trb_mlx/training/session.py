@@ -8,7 +8,11 @@ from functools import partial
 import mlx.core as mx
 from rich.console import Console
 
-from trb_mlx.adapters.initial import add_initial_adapter, with_initial_lora
+from trb_mlx.adapters.initial import (
+    add_frozen_adapter,
+    add_initial_adapter,
+    with_initial_lora,
+)
 from trb_mlx.adapters.mlx_lm import adapter_config
 from trb_mlx.backend import prepare_backend
 from trb_mlx.bounds import bounded
@@ -19,10 +23,11 @@ from trb_mlx.data.held_out import PromptSplit, split_prompts, with_held_out
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.evaluation.evaluator import Evaluator, resolve_eval, row_rewards
 from trb_mlx.files import disk_errors, read_metrics
-from trb_mlx.models.loading import LanguageModel, load_model
+from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import add_lora, checkpoint_layers
 from trb_mlx.models.memory import machine_memory
 from trb_mlx.models.pair import Pair, make_pair
+from trb_mlx.models.self_teacher import load_models
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
@@ -37,11 +42,13 @@ from trb_mlx.training.callbacks.summary import Summary
 from trb_mlx.training.callbacks.tracking import make_reporters
 from trb_mlx.training.callbacks.writers import MetricsWriter, SampleWriter
 from trb_mlx.training.objective import Objective
+from trb_mlx.training.preflight import preflight
 from trb_mlx.training.resuming import resume_from, resume_notes
 from trb_mlx.training.rollouts import RolloutSampler
 from trb_mlx.training.step import Stepper
 from trb_mlx.training.target import is_exact
 from trb_mlx.training.trainer import Trainer
+from trb_mlx.types import Say
 
 
 def train_run(
@@ -68,14 +75,15 @@ def train_run(
     most = bounded(config.train.vocabulary_mb)
     with holding_run(folder, config, resume), Verifier() as verifier, most:
         prepare_backend()
-        pair = make_pair(load_model(config.student), teacher or load_model(config.teacher))
+        pair = load_run_pair(config, teacher)
         for scorer in (pair.student, pair.teacher):
             make_decoder(scorer)  # refuses a model that is wrong without a cache, or with one
         config = with_chat_template(config, pair)
-        prompts = split_prompts(config, pair.student.model.tokenizer, tell)
+        models = pair.student.model, pair.teacher.model
+        prompts = split_prompts(config, models[0].tokenizer, tell, models[1].tokenizer)
         if resume:
             check_digests(folder, config, vars(prompts), tell)
-        contexts = (pair.student.model.context, pair.teacher.model.context)
+        contexts = [model.context for model in models]
         fitted_config, fitted_prompts = fit_split(config, prompts, contexts, tell)
         hidden = hidden_plan(fitted_config, pair)
         trainer = make_trainer(fitted_config, pair, fitted_prompts, verifier, hidden.keep)
@@ -84,6 +92,8 @@ def train_run(
         summary = Summary(begun, read_metrics(folder.metrics) if trainer.step else ())
         trainer.callbacks = make_callbacks(trainer, folder, pair, summary, console)
         for line in announcement(config, folder, pair, trainer, hidden.reason):
+            tell(line)
+        for line in preflight(pair, fitted_prompts.train[0]):
             tell(line)
         if trainer.step:
             for line in resume_notes(folder, config, trainer.step):
@@ -96,6 +106,34 @@ def train_run(
             trainer.run()
         for line in [*summary.lines(), *next_commands(config, folder, pair.student.model)]:
             tell(line, wrap=False)
+
+
+def load_run_pair(config: Config, teacher: LanguageModel | None = None) -> Pair:
+    """Both models of a run, before the adapters that it trains.
+
+    Raises:
+        UserError: a model or a start adapter cannot be used, or the two do not go together.
+    """
+    pair = make_pair(*load_models(config, teacher))
+    if config.teacher.adapter == "start":
+        add_frozen_adapter(pair.teacher.model.module, with_initial_lora(config))
+    return pair
+
+
+def look_ahead(config: Config, say: Say) -> None:
+    """The preflight of a run that is not begun: loads both models and its prompts.
+
+    Raises:
+        UserError: as `train_run`.
+    """
+    prepare_backend()
+    pair = load_run_pair(config)
+    config = with_chat_template(with_held_out(config, None), pair)
+    models = pair.student.model, pair.teacher.model
+    prompts = split_prompts(config, models[0].tokenizer, say, models[1].tokenizer)
+    _, fitted = fit_split(config, prompts, [model.context for model in models], say)
+    for line in preflight(pair, fitted.train[0]):
+        say(line)
 
 
 def with_chat_template(config: Config, pair: Pair) -> Config:
