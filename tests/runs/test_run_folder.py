@@ -113,7 +113,7 @@ def test_a_run_that_began_is_kept_and_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *zip(MEMORY_KEYS, (3, 2, 1, 128, True), strict=True),
+        *zip(MEMORY_KEYS, (3, 2, 1, 128, 8, True), strict=True),
         ("train.steps", 7),
         ("train.learning_rate", 1e-7),
         ("run.save_every", 3),
