@@ -80,6 +80,38 @@ EXTRAS: dict[str, dict[str, object]] = {
         "block_ffn_dim_multiplier": 1.0,
         "block_auto_adjust_ff_dim": False,
     },
+    "gemma4_text": {  # windows, and other heads without one
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": 8,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "use_double_wide_mlp": False,
+        "pad_token_id": 0,
+    },
+    "gpt_oss": {  # sinks, windows and experts
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "tie_word_embeddings": False,
+        "head_dim": 64,
+    },
+    "olmo3": {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "glm4": {"attention_bias": True, "partial_rotary_factor": 0.5, "tie_word_embeddings": False},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 128,
+        },
+        "layer_types": ["full_attention", "full_attention"],
+    },
     "qwen3_next": {  # gated delta rule and attention, experts
         "num_hidden_layers": 2,
         "full_attention_interval": 2,
