@@ -147,14 +147,19 @@ def test_adapters_on_what_both_keep_alike_open_there(name: str, tmp_path: Path) 
 
 
 def test_a_merged_hybrid_keeps_what_mlx_lm_leaves_out(tmp_path: Path) -> None:
-    """Vision and all else that no adapter is on: byte for byte the source's."""
+    """Vision, multi-token prediction, whatever no adapter is on: byte for byte the source's."""
     base = write_checkpoint(tmp_path, "qwen3_5")
+    (file,) = base.glob("*.safetensors")
+    stored = mx.load(str(file))
+    assert isinstance(stored, dict)
+    mx.save_safetensors(str(file), stored | {"mtp.fc.weight": mx.ones((4, 8))}, {"format": "pt"})
     run = tmp_path / "run"
     make_run(run, str(base), [("lora.keys", LINEAR["qwen3_5"])])
     export(run, "merged")
     before, after = stored_arrays(base), stored_arrays(run / "export/merged")
     assert before.keys() == after.keys()
     assert any(name.startswith("model.visual.") for name in after)
+    assert "mtp.fc.weight" in after
     changed = {name for name in after if not mx.array_equal(before[name], after[name])}
     adapted = tuple(f".{key}.weight" for key in LINEAR["qwen3_5"])
     assert changed == {name for name in after if name.endswith(adapted)}
