@@ -69,6 +69,16 @@ def test_export_import_export_gives_the_same_bytes(
         assert np.asarray(array).tobytes() == np.asarray(two[name]).tobytes()
 
 
+@pytest.mark.parametrize("form", ["peft", "mlx-lm"])
+def test_a_hybrids_adapter_goes_on_under_either_name(tmp_path: Path, form: str) -> None:
+    """mlx-lm has language_model.model.…, PEFT the text model's names."""
+    model = make_model(tmp_path / "model", "qwen3_5")
+    keys = ["mlp.up_proj", "mlp.down_proj"]
+    before = make_run(tmp_path / "run", str(model), [("lora.keys", keys)])
+    student, _ = load_student(model, export(tmp_path / "run", form).path)
+    np.testing.assert_array_equal(np.asarray(student.module(IDS)), np.asarray(before.module(IDS)))
+
+
 def test_only_adapters_are_trained(folders: tuple[Path, Path], tmp_path: Path) -> None:
     make_run(tmp_path / "run", str(folders[0]))
     student, _ = load_student(folders[0], tmp_path / "run/adapters")

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 
 from trb_mlx.adapters.adapter import CONFIG, Adapter, read_arrays, read_json
 from trb_mlx.adapters.mlx_lm import read_mlx_adapter
+from trb_mlx.adapters.peft import unwrapped
 from trb_mlx.errors import UserError
 from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import LEAVES, adapted_modules, make_lora_layers
@@ -71,11 +72,15 @@ def add_adapter(module: nn.Module, adapter: Adapter, where: str) -> None:
 def fill_adapter(module: nn.Module, adapter: Adapter, where: str) -> None:
     """Give a model's fresh adapter layers the matrices of an adapter.
 
+    A multimodal model's names may be those of its text model alone, as PEFT has them.
+
     Raises:
         UserError: `where`, and the first matrix that is missing on one side or of another shape.
     """
     layers = {n for n, _ in tree_flatten(module.parameters()) if n.rpartition(".")[2] in LEAVES}
-    _fill(module, adapter.arrays, layers | {*adapter.arrays}, where)
+    own = {unwrapped(name): name for name in layers}
+    arrays = {own.get(unwrapped(name), name): array for name, array in adapter.arrays.items()}
+    _fill(module, arrays, layers | {*arrays}, where)
 
 
 def _fill(module: nn.Module, arrays: dict[str, mx.array], names: set[str], where: str) -> None:
