@@ -74,7 +74,7 @@ run: {save_every: 1, sample_every: 1}
 """
 TRAIN = ["train", "-c", "run.yaml"]
 Finished = subprocess.CompletedProcess[str]
-VARYING = ("time/", "memory/", "tokens_per_second")
+VARYING = ("time/", "memory/", "tokens_per_second", "cost/minutes", "cost/cpu_seconds")
 # Runs `trb-mlx` with a signal to itself before or after a call, or after some seconds.
 DRIVER = """
 import importlib, json, os, signal, sys, threading, time

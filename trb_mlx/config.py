@@ -228,6 +228,8 @@ class Config(Section):
         if not isinstance(values, dict):
             return values
         student, teacher = values.get("student"), values.get("teacher")
+        if isinstance(teacher, ModelConfig) and not isinstance(teacher, TeacherConfig):
+            return values | {"teacher": TeacherConfig(**vars(teacher))}
         if not (isinstance(student, dict) and isinstance(teacher, dict)):
             return values
         if teacher.get("model") != SELF:

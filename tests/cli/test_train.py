@@ -14,7 +14,7 @@ import pytest
 import yaml
 from cli.conftest import SHORT, Run, script
 
-VARYING = ("time/", "memory/", "tokens_per_second")
+VARYING = ("time/", "memory/", "tokens_per_second", "cost/minutes", "cost/cpu_seconds")
 
 
 def metrics(run: Path) -> list[dict]:

@@ -15,10 +15,10 @@ from trb_mlx.config import (
     Config,
     LoraConfig,
     LossConfig,
-    ModelConfig,
     RolloutConfig,
     StudentConfig,
     TargetConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from trb_mlx.models.lora import add_lora
@@ -190,7 +190,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer with a behavior policy, and nothing to evaluate or reward with."""
     config = Config(
-        teacher=ModelConfig(model="t"),
+        teacher=TeacherConfig(model="t"),
         student=StudentConfig(model="s"),
         rollout=RolloutConfig(
             max_tokens=10, rollouts_per_prompt=2, temperature=0.9, draft_length=draft_length
