@@ -35,7 +35,6 @@ from trb_mlx.comparison.table import (
 )
 from trb_mlx.errors import RunError, UserError
 from trb_mlx.evaluation.intervals import Interval, unseen_share
-from trb_mlx.runs.folder import RunFolder
 
 SPEC = CompareSpec.model_validate(
     {"base": "small", "methods": {"vanilla": None, "trb": None}, "seeds": [0], "early_steps": 10}
@@ -272,7 +271,7 @@ def test_methods_are_compared_at_the_cost_that_all_runs_reached() -> None:
 
 def test_curves_over_cost_want_costs() -> None:
     lines = [{"step": 0, "eval/reverse_kl": 2.0}, {"step": 3, "eval/reverse_kl": 1.0}]
-    folder = RunFolder(Path("runs/old"), Path("runs/old/adapters"))
+    folder = Path("runs/old")
     assert held_out_curves(lines, "steps", folder) == {"reverse_kl": [(0.0, 2.0), (3.0, 1.0)]}
     with pytest.raises(UserError, match=r"runs/old: its metrics have no cost/loss_tokens"):
         held_out_curves(lines, "tokens", folder)

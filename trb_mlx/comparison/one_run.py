@@ -12,7 +12,8 @@ from rich.console import Console
 
 from trb_mlx.adapters.mlx_lm import snapshots
 from trb_mlx.backend import prepare_backend
-from trb_mlx.comparison.outcomes import Outcome, outcome_path, problem_lines, read_outcome
+from trb_mlx.comparison.outcomes import Outcome, read_outcome
+from trb_mlx.comparison.records import outcome_path, problem_lines, write_record
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
@@ -40,7 +41,7 @@ from trb_mlx.types import Say, say_nothing
 def finish_run(
     spec: CompareSpec, run: PlannedRun, root: Path, teacher: LanguageModel | None = None
 ) -> Outcome:
-    """Train a run, or resume it, evaluate it, and keep its outcome.
+    """Train a run, or resume it, evaluate it, and keep its outcome (and its record).
 
     What it prints goes to ROOT/logs/NAME.log.
 
@@ -50,6 +51,7 @@ def finish_run(
     """
     outcome = read_outcome(spec, run)
     if outcome is not None:
+        write_record(spec, run)
         return outcome
     folder = locate(run.config, run.name)
     path = outcome_path(spec, folder)
@@ -63,6 +65,7 @@ def finish_run(
             checkpoints = _evaluate_checkpoints(spec, run, folder, say, teacher)
         with disk_errors(str(path)):
             write_text(path, json_line(checkpoints))
+    write_record(spec, run)
     mx.clear_cache()
     outcome = read_outcome(spec, run)
     assert outcome is not None

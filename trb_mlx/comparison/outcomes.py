@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.integrate import trapezoid
 
+from trb_mlx.comparison.records import PHASES, read_finished
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun
 from trb_mlx.errors import UserError, reading
 from trb_mlx.evaluation.result_folder import Line
-from trb_mlx.files import json_digest, read_lines, read_metrics
-from trb_mlx.runs.folder import RunFolder, locate
 from trb_mlx.runs.metrics import Axis, place_on
-
-PHASES = ("time/rollout_s", "time/update_s", "time/reward_s", "time/eval_s")
 
 
 class Score(NamedTuple):
@@ -55,53 +51,40 @@ class Outcome:
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
-def outcome_path(spec: CompareSpec, folder: RunFolder) -> Path:
-    """Other evaluation settings are another outcome of the same training."""
-    return folder.path / f"outcome-{json_digest([spec.problems, spec.samples])}.json"
-
-
-def problem_lines(folder: RunFolder, checkpoint: Mapping[str, Any]) -> tuple[Path, list[Line]]:
-    """The lines of a checkpoint's evaluation, which an outcome names, and their file."""
-    path = folder.path / "eval" / checkpoint["folder"] / "problems.jsonl"
-    return path, read_lines(path)
-
-
 def read_outcome(spec: CompareSpec, run: PlannedRun) -> Outcome | None:
-    """A run's outcome, or None where it is not finished.
+    """A run's outcome, of its folder or its record, or None where it is not finished.
 
     Raises:
         UserError: it cannot be read, or its evaluation lacks problems.
     """
-    folder = locate(run.config, run.name)
-    path = outcome_path(spec, folder)
-    if not path.exists():
+    finished = read_finished(spec, run)
+    if finished is None:
         return None
-    with reading(f"outcome {path}"):
-        checkpoints = json.loads(path.read_text(encoding="utf-8"))
+    with reading(f"outcome {finished.where}"):
         rollouts = run.config.train.prompts_per_step * run.config.rollout.rollouts_per_prompt
-        lines = read_metrics(folder.metrics)
-        metrics, held_out = training_metrics(lines, rollouts, spec.early_steps)
-        curves = held_out_curves(lines, spec.axis, folder)
+        metrics, held_out = training_metrics(finished.lines, rollouts, spec.early_steps)
+        curves = held_out_curves(finished.lines, spec.axis, finished.where)
         problems: dict[str, Scores] = {}
-        for name, checkpoint in checkpoints.items():
+        for name, checkpoint in finished.checkpoints.items():
             for metric, value in checkpoint["metrics"].items():
                 if value is not None:
                     metrics[f"{name}.{metric}"] = float(value)
-            place, answers = problem_lines(folder, checkpoint)
+            answers = finished.answers[checkpoint["folder"]]
             if len({line["problem"] for line in answers}) != spec.problems:
                 raise UserError(
-                    f"{place} has {len(answers)} lines for the {spec.problems} problems asked for; "
-                    f"remove {path} and that folder to evaluate again."
+                    f"{finished.where}: its evaluation {checkpoint['folder']} has {len(answers)} "
+                    f"lines for the {spec.problems} problems asked for; remove both to evaluate "
+                    "again."
                 )
             problems[name] = problem_scores(answers)
-        steps = {name: checkpoint["step"] for name, checkpoint in checkpoints.items()}
+        steps = {name: checkpoint["step"] for name, checkpoint in finished.checkpoints.items()}
         return Outcome(
             run.method, run.variant, run.seed, metrics, held_out, problems, steps, curves
         )
 
 
 def held_out_curves(
-    lines: Sequence[Mapping[str, Any]], axis: Axis, folder: RunFolder
+    lines: Sequence[Mapping[str, Any]], axis: Axis, where: Path
 ) -> dict[str, list[tuple[float, float]]]:
     """`pass@1` and `reverse_kl` over an axis, as points (place, value) in the order of training.
 
@@ -112,7 +95,7 @@ def held_out_curves(
     for line in lines:
         for name in ("pass@1", "reverse_kl"):
             if line.get(f"eval/{name}") is not None:
-                place = place_on(axis, line, folder.path)
+                place = place_on(axis, line, where)
                 curves.setdefault(name, []).append((place, line[f"eval/{name}"]))
     return curves
 

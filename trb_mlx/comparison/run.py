@@ -10,6 +10,7 @@ from trb_mlx.backend import prepare_backend
 from trb_mlx.comparison.figure import write_curves, write_figure
 from trb_mlx.comparison.one_run import check_data, check_problems, finish_run
 from trb_mlx.comparison.outcomes import Outcome, read_outcome
+from trb_mlx.comparison.progress import Progress
 from trb_mlx.comparison.side_by_side import run_side_by_side
 from trb_mlx.comparison.spec import (
     CompareSpec,
@@ -24,7 +25,7 @@ from trb_mlx.comparison.table import verdict, write_tables
 from trb_mlx.files import disk_errors, write_text
 from trb_mlx.interrupts import watching
 from trb_mlx.models.loading import load_model
-from trb_mlx.text import number
+from trb_mlx.text import clock
 from trb_mlx.types import Say, say_nothing
 from trb_mlx.yaml_file import dump_yaml
 
@@ -119,8 +120,12 @@ def finish_runs(
         say: takes a line at the start and one a finished run.
         checked: whether what all runs share was checked already.
     """
-    left = {run.name: run for run in runs if read_outcome(spec, run) is None}
-    say(f"{len(runs)} runs, {len(left)} to do; progress in {root / 'logs'}")
+    known = {run.name: outcome for run in runs if (outcome := read_outcome(spec, run)) is not None}
+    left = {run.name: run for run in runs if run.name not in known}
+    progress = Progress(spec, runs, known, jobs)
+    expected = progress.seconds_left()
+    about = f", about {clock(expected)}" if expected else ""
+    say(f"{len(runs)} runs, {len(left)} to do{about}; progress in {root / 'logs'}")
     for run in runs:
         check_data(spec, run)
     if left and not checked:
@@ -131,7 +136,7 @@ def finish_runs(
             commands,
             jobs,
             root / "logs",
-            lambda each: say(_summary(spec, each, read_outcome(spec, left[each]))),
+            lambda each: say(progress.done(each, finish_run(spec, left[each], root))),
         )
     teacher = None
     if spec.share_teacher and left and jobs == 1:  # training never changes it
@@ -142,11 +147,5 @@ def finish_runs(
         outcome = finish_run(spec, run, root, teacher)
         outcomes.append(outcome)
         if run.name in left and jobs == 1:
-            say(_summary(spec, run.name, outcome))
+            say(progress.done(run.name, outcome))
     return outcomes
-
-
-def _summary(spec: CompareSpec, run: str, outcome: Outcome | None) -> str:
-    """One line when a run is done."""
-    value = outcome.metrics.get(spec.decides) if outcome else None
-    return f"done {run}: {spec.decides} {number(value)}"

@@ -80,6 +80,7 @@ class CompareSpec(Section):
     `early_steps` bounds the area under the early learning curve. With an `axis` of cost, methods
     are compared at equal cost too: equal.pass@1 and equal.reverse_kl, by the held-out curves.
     `set` changes the base for all. Its folder is DIR/NAME, after its file where it has no name.
+    Each finished run is kept under `record` too, and what is there is not run again.
     """
 
     name: str | None = None
@@ -94,6 +95,7 @@ class CompareSpec(Section):
     decides: str = "final.pass@1"
     axis: Axis = "steps"
     dir: Place = "compare"
+    record: Place | None = None
     share_teacher: bool = False
 
     @field_validator("name")

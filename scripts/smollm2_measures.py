@@ -1,0 +1,160 @@
+"""What `trb-mlx compare` does not measure of the runs of `configs/compare/smollm2.yaml`.
+
+For each finished run, for the student as it starts and for the teacher: likeliest answers to the
+held-out prompts, graded by code and looked at for stops and repetition, and distances to the
+teacher on the teacher's own answers. A file each under the comparison's record, beside `measures`::
+
+    python scripts/smollm2_measures.py configs/compare/smollm2.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import mlx.core as mx
+import numpy as np
+
+from trb_mlx.backend import prepare_backend
+from trb_mlx.cli.failures import ending_plainly
+from trb_mlx.comparison.records import read_finished
+from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
+from trb_mlx.config import Config, EvalConfig
+from trb_mlx.data.held_out import held_out_prompts
+from trb_mlx.evaluation.evaluator import held_out_rollouts
+from trb_mlx.evaluation.target import open_target
+from trb_mlx.files import read_lines, write_text
+from trb_mlx.models.loading import LanguageModel, load_model
+from trb_mlx.models.pair import Pair, Scorer, make_pair, make_scorer
+from trb_mlx.ops.numerics import kl_divergence, log_softmax
+from trb_mlx.rollout.logits import logit_chunks
+from trb_mlx.rollout.text import response_texts
+from trb_mlx.runs.folder import locate
+from trb_mlx.types import Prompt, Rollout
+
+ROWS = 50  # decoded at once
+SCORED = 10  # read at once by both models
+GRAM = 4  # a token counts as repeated where the last four stood together before
+SHOWN = (0, 1, 2, 3, 4, 6, 12, 13)  # held-out prompts whose answers are kept
+
+
+def grade(row: dict[str, str], text: str, stopped: bool) -> bool | None:
+    """Whether an answer does what its prompt asks; None where code cannot tell."""
+    kind, gold, text = row["kind"], row.get("gold", ""), text.strip()
+    if kind == "copy":
+        return text.strip("\"'") == gold
+    if kind == "sum":
+        numbers = re.findall(r"-?\d+", text)
+        return bool(numbers) and numbers[-1] == gold
+    if kind == "past":
+        return re.search(rf"\b{gold}\b", text) is not None and "\n" not in text and stopped
+    if kind == "question":
+        return text.endswith("?") and text.count("?") == 1 and "\n" not in text
+    if kind == "capital":
+        return gold in text
+    if kind == "sentence":
+        return stopped and len(re.findall(r"[.!?](\s|$)", text)) == 1
+    return None
+
+
+def repeated(tokens: Sequence[int]) -> float:
+    """The share of a response's tokens that end a run of `GRAM` tokens which stood before."""
+    grams = [tuple(tokens[end - GRAM : end]) for end in range(GRAM, len(tokens) + 1)]
+    return (len(grams) - len(set(grams))) / max(len(tokens), 1)
+
+
+def row_of(known: dict[str, dict[str, str]], prompt: Prompt) -> dict[str, str]:
+    """The row that a formatted prompt was made of."""
+    return next(row for text, row in known.items() if f"\n{text}<" in prompt.text)
+
+
+def likeliest(
+    scorer: Scorer, prompts: Sequence[Prompt], rows: Sequence[dict], config: Config
+) -> dict:
+    """Greedy answers: scores by kind, stop rate, repetition, and some of the answers."""
+    settings = EvalConfig(max_tokens=config.rollout.max_tokens, temperature=0.0)
+    rollout = held_out_rollouts(scorer, prompts, settings, 0, ROWS)
+    texts = response_texts(scorer, rollout)
+    stopped = [bool(each) for each in rollout.stopped]
+    grades = [grade(*each) for each in zip(rows, texts, stopped, strict=True)]
+    kinds: dict[str, list[bool]] = {}
+    for row, right in zip(rows, grades, strict=True):
+        if right is not None:
+            kinds.setdefault(row["kind"], []).append(right)
+    tokens = [rollout.tokens[row, :length].tolist() for row, length in enumerate(rollout.lengths)]
+    return {
+        "score": float(np.mean([right for each in kinds.values() for right in each])),
+        "graded": sum(map(len, kinds.values())),
+        "by_kind": {kind: float(np.mean(each)) for kind, each in sorted(kinds.items())},
+        "stopped": float(np.mean(stopped)),
+        "repeated": float(np.mean([repeated(each) for each in tokens])),
+        "answers": {rows[place]["prompt"]: texts[place].strip() for place in SHOWN},
+    }
+
+
+def on_teacher_answers(pair: Pair, answers: Rollout) -> dict[str, float]:
+    """KL(π_T‖π_S), agreement of the likeliest token and the student's perplexity."""
+    sums = np.zeros(3)
+    for chunk in logit_chunks((pair.student, pair.teacher), answers, SCORED):
+        student, teacher = map(log_softmax, chunk.logits)
+        tokens = chunk.take(answers.tokens)[:, None]
+        chosen = mx.take_along_axis(student, tokens, axis=-1)
+        same = mx.argmax(student, axis=-1) == mx.argmax(teacher, axis=-1)
+        parts = (kl_divergence(teacher, student), same, -chosen)
+        sums += [float(np.asarray(part.astype(mx.float32)).sum(dtype=np.float64)) for part in parts]
+    forward, same, surprise = sums / answers.lengths.sum()
+    return {"forward_kl": forward, "top1": same, "perplexity": float(np.exp(surprise))}
+
+
+def subjects(
+    spec: CompareSpec, runs: Sequence[PlannedRun], teacher: LanguageModel
+) -> Iterator[tuple[str, Pair | None]]:
+    """(name, student over its teacher) of what is there to measure; the teacher has no pair."""
+    yield "teacher", None
+    yield "student", make_pair(load_model(runs[0].config.student), teacher)
+    for run in runs:
+        folder = locate(run.config, run.name)
+        if read_finished(spec, run) is not None and folder.config.exists():
+            yield run.name, open_target(str(folder.path), None, "final", (), True, teacher).pair
+
+
+@click.command()
+@click.argument("name", metavar="SPEC")
+@ending_plainly()
+def main(name: str) -> None:
+    """Measure what is not measured yet, a file each."""
+    spec, root = load_spec(name)
+    runs = plan_runs(spec, root, name)
+    config = runs[0].config
+    assert spec.record is not None
+    assert config.data.eval is not None
+    place = Path(spec.record) / "measures"
+    place.mkdir(parents=True, exist_ok=True)
+    prepare_backend()
+    teacher = load_model(config.teacher)
+    scorer = make_scorer(teacher)
+    reported = slice(config.eval.prompts, config.eval.prompts + spec.problems)
+    known = {row["prompt"]: row for row in read_lines(Path(config.data.eval.source))}
+    whole = config.eval.model_copy(update={"prompts": reported.stop})
+    longer = config.model_copy(update={"eval": whole})
+    prompts = held_out_prompts(longer, teacher.tokenizer, click.echo)[reported]
+    rows = [row_of(known, prompt) for prompt in prompts]
+    settings = EvalConfig(max_tokens=config.rollout.max_tokens)
+    answers = held_out_rollouts(scorer, prompts, settings, 0, ROWS)
+    for subject, pair in subjects(spec, runs, teacher):
+        path = place / f"{subject}.json"
+        if path.exists():
+            continue
+        found: dict[str, Any] = likeliest(pair.student if pair else scorer, prompts, rows, config)
+        if pair is not None:
+            found["teacher_answers"] = on_teacher_answers(pair, answers)
+        write_text(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        click.echo(f"{path}: score {found['score']:.3f}, stopped {found['stopped']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
