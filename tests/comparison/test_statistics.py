@@ -181,7 +181,7 @@ def test_the_area_is_the_mean_height_up_to_the_step() -> None:
 def test_without_answers_the_curve_is_reverse_kl_and_less_is_better() -> None:
     lines = [{"step": 0, "eval/reverse_kl": 4.0}, {"step": 10, "eval/reverse_kl": 2.0}]
     found, held_out = training_metrics(lines, 8, 10)
-    assert (found["early.area"], held_out) == (3.0, -2.0)
+    assert (found["early.reverse_kl"], held_out) == (3.0, -2.0)
     spec = SPEC.model_copy(update={"decides": "cost.seconds"})
     slow = outcome("trb", 0, 0.0)
     slow = replace(slow, metrics={**slow.metrics, "cost.seconds": 90.0})

@@ -38,7 +38,7 @@ def write_figure(path: Path, spec: CompareSpec, rows: Sequence[Row]) -> bool:
         RunError: the file could not be written.
     """
     others = [row for row in rows if row.difference]
-    wanted = dict.fromkeys((spec.decides, "early.area"))
+    wanted = dict.fromkeys((spec.decides, "early.area", "early.reverse_kl"))
     names = [name for name in wanted if any(name in row.difference for row in others)]
     if not names:
         return False

@@ -105,8 +105,9 @@ def training_metrics(
 ) -> tuple[dict[str, float], float]:
     """`early.area`, `cost.seconds`, `cost.tokens` of a run's metrics, and its held-out score.
 
-    The area is the mean height of the held-out curve (pass@1; reverse KL where no answer is)
-    from step 0 to `early_steps`, by the trapezoid rule. Tokens are those of the rollouts.
+    The area is the mean height of the held-out curve from step 0 to `early_steps`, by the
+    trapezoid rule; where no problem has an answer it is reverse KL's, and called
+    `early.reverse_kl`. Tokens are those of the rollouts.
     """
     name = "eval/pass@1" if any("eval/pass@1" in line for line in lines) else "eval/reverse_kl"
     points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
@@ -115,7 +116,8 @@ def training_metrics(
     lengths = [line.get("completions/mean_length", 0.0) for line in lines]
     metrics = {}
     if steps[-1] == early_steps:  # a run may end earlier by its cost
-        metrics["early.area"] = float(trapezoid(heights, steps)) / early_steps
+        area = "early.area" if name == "eval/pass@1" else "early.reverse_kl"
+        metrics[area] = float(trapezoid(heights, steps)) / early_steps
     metrics |= {
         "cost.seconds": float(sum(line.get(phase, 0.0) for line in lines for phase in PHASES)),
         "cost.tokens": float(round(sum(lengths) * rollouts_per_step)),

@@ -54,6 +54,7 @@ CHECKPOINT_METRICS = (
 METRICS = (
     *(f"{point}.{name}" for point in ("final", "best") for name in CHECKPOINT_METRICS),
     "early.area",
+    "early.reverse_kl",
     "equal.pass@1",
     "equal.reverse_kl",
     "cost.seconds",

@@ -67,6 +67,7 @@ def headings(spec: CompareSpec) -> list[str]:
 def cells(spec: CompareSpec, row: Row) -> list[str]:
     """One row as text; intervals as ± half their width, or as both ends where lopsided."""
     mean = row.over_seeds
+    early = "early.area" if "early.area" in mean else "early.reverse_kl"
     return [
         row.variant + (" *" if row.chosen and row.variant != row.method else ""),
         _interval("final.pass@1", mean.get("final.pass@1")),
@@ -74,7 +75,7 @@ def cells(spec: CompareSpec, row: Row) -> list[str]:
         _interval(spec.decides, row.difference.get(spec.decides), signed=True),
         _interval(spec.decides, row.over_problems.get(spec.decides), signed=True, ends=True),
         *[_interval(name, mean.get(name)) for name in EQUAL if spec.axis in _AXIS],
-        _interval("early.area", mean.get("early.area")),
+        _interval(early, mean.get(early)),
         _interval("final.reverse_kl", mean.get("final.reverse_kl")),
         clock(mean["cost.seconds"].value),
         f"{mean['cost.tokens'].value:,.0f}",
@@ -150,7 +151,8 @@ def notes(spec: CompareSpec, rows: Sequence[Row]) -> list[str]:
         f"{spec.samples} (checked by their texts).",
         "best: the checkpoint, and *: the setting of a sweep, that did best on other held-out "
         "problems during training, none of those reported on.",
-        f"early area: mean height of the held-out curve up to step {spec.early_steps}. "
+        f"early area: mean height of the held-out curve up to step {spec.early_steps} (of reverse "
+        "KL where no problem has an answer). "
         "time and tokens: of training a run, its evaluations included.",
         *_equal_note(spec, rows),
     ]
