@@ -85,7 +85,32 @@ class LanguageModel:
 
     def nbytes(self) -> int:
         """Bytes of weights resident in memory."""
-        return sum(array.nbytes for _, array in tree_flatten(self.module.parameters()))
+        return _nbytes(self.module)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model whose arrays are never evaluated: their shapes and types are what counts.
+
+    Attributes:
+        name: as it was asked for.
+        module: with everything that loading does to it.
+        config: its config.json.
+        read_bytes: what its weights take before they are rounded or unpacked.
+    """
+
+    name: str
+    module: nn.Module
+    config: dict[str, Any]
+    read_bytes: int
+
+    def nbytes(self) -> int:
+        """Bytes of weights that a loaded model has."""
+        return _nbytes(self.module)
+
+
+def _nbytes(module: nn.Module) -> int:
+    return sum(array.nbytes for _, array in tree_flatten(module.parameters()))
 
 
 def resolve(model: str) -> str:
@@ -161,42 +186,81 @@ def _load_model(config: ModelConfig) -> LanguageModel:
     else:
         try:
             folder = mlxlm.download(path, config.revision)
-            module, tokenizer, details, note = _load_folder(folder, config)
+            module, details, note, stops = _load_folder(folder, config)
+            tokenizer = _load_tokenizer(folder, config, stops)
         except _LOAD_ERRORS as error:
             raise UserError(_load_failure(config.model, error)) from error
     if config.dtype is not None:
         module.set_dtype(getattr(mx, config.dtype))
     check_finite(module, config.model)
+    module = _packed_or_not(module, details, config)
+    mx.eval(module.parameters())
+    return LanguageModel(config.model, module, tokenizer, details, note)
+
+
+def outline_model(config: ModelConfig, folder: Path | None = None) -> Outline:
+    """A model as `load_model` gives it, of which only headers are read: nothing is evaluated.
+
+    A GGUF file is mapped whole.
+
+    Args:
+        config: the model.
+        folder: a folder with its config.json and safetensors files, which may hold headers alone;
+            without it the model's own files are read.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    with reading(f"model {config.model}"):
+        path = str(folder or resolve(config.model))
+        if Path(path).is_file():
+            module, _, details = load_gguf(Path(path))
+        else:
+            try:
+                own = mlxlm.download(path, config.revision)
+                module, details, *_ = _load_folder(own, config, lazy=True)
+            except _LOAD_ERRORS as error:
+                raise UserError(_load_failure(config.model, error)) from error
+        if config.dtype is not None:
+            module.set_dtype(getattr(mx, config.dtype))
+        plain = _nbytes(module)
+        return Outline(config.model, _packed_or_not(module, details, config), details, plain)
+
+
+def _packed_or_not(module: nn.Module, details: dict[str, Any], config: ModelConfig) -> nn.Module:
     if config.quantize is not None:
         module = quantize(module, details, config.quantize)
     elif config.dequantize:
         module = mlxlm.dequantize_model(module)
     chunk_recurrences(module)
     module.eval()
-    mx.eval(module.parameters())
-    return LanguageModel(config.model, module, tokenizer, details, note)
+    return module
 
 
 def _load_folder(
-    folder: Path, config: ModelConfig
-) -> tuple[nn.Module, mlxlm.TokenizerWrapper, dict[str, Any], str | None]:
-    """As mlx-lm's `load`, of a config that says all that it needs to; and `LanguageModel.note`."""
+    folder: Path, config: ModelConfig, lazy: bool = False
+) -> tuple[nn.Module, dict[str, Any], str | None, Any]:
+    """As mlx-lm's `load_model`, of a config that says all; then `LanguageModel.note`, EOS ids."""
     check_json(folder)
     stored, shapes = mlxlm.load_config(folder), stored_shapes(folder)
     check_sizes(stored, shapes, config.model)
     details = complete_config(stored, has_head(shapes))
     building = build_config(details)
     module, built = mlxlm.load_model(
-        folder, model_config=building, trust_remote_code=config.trust_remote_code
+        folder, lazy, model_config=building, trust_remote_code=config.trust_remote_code
     )
-    with reading(f"the tokenizer of model {config.model}"):
-        extra = {"trust_remote_code": config.trust_remote_code}
-        tokenizer = mlxlm.load_tokenizer(folder, extra, eos_token_ids=built.get("eos_token_id"))
     fit_rotary(module, building, config.model)
     slide_layers(module, attention_windows(details))
     # mlx-lm writes down how it has read packed weights.
     packed = {key: value for key, value in built.items() if key.startswith("quantization")}
-    return module, tokenizer, details | packed, mlx_lm_note(stored, has_head(shapes))
+    note = mlx_lm_note(stored, has_head(shapes))
+    return module, details | packed, note, built.get("eos_token_id")
+
+
+def _load_tokenizer(folder: Path, config: ModelConfig, stops: Any) -> mlxlm.TokenizerWrapper:
+    with reading(f"the tokenizer of model {config.model}"):
+        extra = {"trust_remote_code": config.trust_remote_code}
+        return mlxlm.load_tokenizer(folder, extra, eos_token_ids=stops)
 
 
 def _load_failure(model: str, error: Exception) -> str:

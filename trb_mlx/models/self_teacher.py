@@ -33,7 +33,13 @@ def self_teacher(student: LanguageModel) -> LanguageModel:
 
     Adapters that are put on one, updates and layers that are checkpointed do not show in the other.
     """
-    return replace(student, module=_copied(student.module, {}))
+    return replace(student, module=copied_module(student.module))
+
+
+def copied_module(module: nn.Module) -> nn.Module:
+    """Another tree of modules over the same arrays."""
+    copied: nn.Module = _copied(module, {})
+    return copied
 
 
 def _copied(value: Any, done: dict[int, nn.Module]) -> Any:

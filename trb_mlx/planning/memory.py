@@ -1,0 +1,343 @@
+"""The memory of each phase of a run, part by part, from a config and what models look like.
+
+Every part is a count of arrays: what is resident throughout, and what a phase adds at its worst
+moment with every row at its limit. Constants that are no count are measured, and say so.
+docs/models.md, "What a run holds", has the account; `scripts/plan_check.py` holds it against runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from trb_mlx.bounds import CHUNK_BYTES, CPU_ENTRIES
+from trb_mlx.config import Config, LoraConfig
+from trb_mlx.data.context import longest_prompt
+from trb_mlx.models import mlxlm
+from trb_mlx.models.loading import Outline
+from trb_mlx.models.lora import LEAVES, lora_layers, lora_parameters
+from trb_mlx.models.model_config import context_length
+from trb_mlx.models.self_teacher import copied_module
+from trb_mlx.planning.machine import Machine
+from trb_mlx.planning.passes import BlockPass, block_passes, cache_bytes
+from trb_mlx.rollout.draft_length import LENGTHS
+from trb_mlx.rollout.packing import LENGTH_STEP, size_class
+from trb_mlx.rollout.recording import plan_hidden
+from trb_mlx.rollout.row_cache import GROWTH
+
+PREFILL_TOKENS = 2048  # of each row in one pass
+# Wide arrays [rows, V] that live at once, measured (docs/log.md): of the chunk that a loss is in
+# the middle of, and of a draft's place (log-probs, masses, roots).
+LOSS_ARRAYS, DRAFT_ARRAYS = 6.0, 3.0
+# Blocks whose gradients wait, measured: MLX looks 20 arrays ahead, some three blocks of seven.
+WAITING_BLOCKS = 3
+FUSED_DIMS = (64, 72, 80, 96, 128)  # head widths for which Metal's attention holds no scores
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase: bytes of its parts at its worst moment, by what they are."""
+
+    parts: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What counts of one model.
+
+    Attributes:
+        weights, read: bytes of its weights as they are used, and before they were rounded.
+        blocks: what each of its blocks does in a pass.
+        place, fixed: bytes of a row's cache a place, and whatever its length.
+        vocab, width, item: of its head: ids, hidden width, bytes a number.
+        context: the longest sequence, or None.
+    """
+
+    weights: int
+    read: int
+    blocks: list[BlockPass]
+    place: float
+    fixed: float
+    vocab: int
+    width: int
+    item: int
+    context: int | None
+
+
+@dataclass
+class MemoryPlan:
+    """A run's phases in the order in which it has them; `host` bytes are beside MLX's."""
+
+    phases: dict[str, Phase]
+    host: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest of all phases."""
+        return max(phase.peak_bytes for phase in self.phases.values())
+
+
+def shape_of(outline: Outline) -> ModelShape:
+    """What counts of a model of which only headers were read."""
+    blocks = block_passes(outline.module)
+    place, fixed = cache_bytes(outline.module)
+    logits = outline.module(mx.zeros((1, 1), mx.int32))
+    item = logits.dtype.size
+    width = round(blocks[-1].width / item)
+    return ModelShape(
+        outline.nbytes(),
+        outline.read_bytes,
+        blocks,
+        place,
+        fixed,
+        logits.shape[-1],
+        width,
+        item,
+        context_length(outline.config),
+    )
+
+
+def adapter_bytes(module: nn.Module, config: LoraConfig) -> int:
+    """Bytes of the float32 adapters that a student of this module gets."""
+    module = copied_module(module)
+    count = lora_layers(module, config)
+    mlxlm.linear_to_lora_layers(module, count, lora_parameters(config), use_dora=config.dora)
+    arrays = tree_flatten(module.parameters())
+    return sum(4 * a.size for name, a in arrays if name.rpartition(".")[2] in LEAVES)
+
+
+class MemoryModel:
+    """The account of one run."""
+
+    def __init__(
+        self,
+        config: Config,
+        student: ModelShape,
+        teacher: ModelShape,
+        adapters: int,
+        machine: Machine,
+    ) -> None:
+        """`adapters` are bytes of the student's; `machine` is where it would run."""
+        self._config, self._machine = config, machine
+        self._student, self._teacher = student, teacher
+        self._adapters = adapters
+        contexts = [each.context for each in (student, teacher) if each.context is not None]
+        self._response = config.rollout.max_tokens
+        self._prompt = config.data.max_prompt_tokens
+        if contexts:
+            longest = longest_prompt(min(contexts), self._response, self._prompt)
+            self._prompt = min(self._prompt, longest)
+            self._response = min(self._response, min(contexts) - self._prompt)
+        self._rollouts = config.train.prompts_per_step * config.rollout.rollouts_per_prompt
+        self._most_entries = config.train.vocabulary_mb * 2**20 // 4
+
+    def plan(self) -> MemoryPlan:
+        """All phases."""
+        phases = {
+            "load": self._load(),
+            "rollout": self._rollout(),
+            "update": self._update(),
+            "eval": self._eval(),
+        }
+        host = {}
+        if self.keeps_hidden:
+            host["the teacher's hidden states"] = self._hidden_bytes()
+        return MemoryPlan(phases, host)
+
+    @property
+    def keeps_hidden(self) -> bool:
+        """Whether the teacher's hidden states go from rollout to update."""
+        config, teacher = self._config, self._teacher
+        if config.loss.mode != "exact":
+            return False
+        tokens = self._rollouts * config.rollout.max_tokens
+        memory = self._machine.memory_bytes
+        setting = config.loss.keep_hidden
+        return plan_hidden(setting, tokens, teacher.width, teacher.item, memory).keep
+
+    def _hidden_bytes(self) -> int:
+        return self._rollouts * self._response * self._teacher.width * self._teacher.item
+
+    def _models(self) -> dict[str, int]:
+        """What is resident throughout; the state before the last update is kept beside the new."""
+        weights = {"student": self._student.weights}
+        if not self._config.is_self_taught:
+            weights["teacher"] = self._teacher.weights
+        return weights | {"adapters and optimizer": 6 * self._adapters}
+
+    def _load(self) -> Phase:
+        """The second model while it is rounded or unpacked: both its forms, and the first."""
+        student, teacher = self._student, self._teacher
+        if self._config.is_self_taught:
+            return Phase({"student": student.weights, "as it is read": _more(student)})
+        first = {"student": student.weights, "as it is read": _more(student)}
+        second = {
+            "student": student.weights,
+            "teacher": teacher.weights,
+            "as it is read": _more(teacher),
+        }
+        return Phase(max(first, second, key=lambda parts: sum(parts.values())))
+
+    def _rollout(self) -> Phase:
+        """Drawing with both models' caches, or scoring what the student drew alone."""
+        config = self._config
+        drawing = self._drawing(config.rollout.batch_size, self._rollouts, self._asks_teacher)
+        if not self._asks_teacher:
+            scoring = self._scoring(self._packed(False)[0], 1)
+            if sum(scoring.values()) > sum(drawing.values()):
+                drawing = scoring
+        return Phase(self._models() | drawing)
+
+    @property
+    def _asks_teacher(self) -> bool:
+        kind = self._config.behavior.kind
+        return kind not in ("vanilla", "temperature")
+
+    def _drawing(self, batch: int, jobs: int, both: bool) -> dict[str, int]:
+        """Caches of all rows, and the larger of a prefill and a round of blocks."""
+        vocab = self._student.vocab
+        most = max(1, self._most_entries // vocab)
+        rows = min(batch, jobs, most)
+        readers = [self._student, *([self._teacher] if both else [])]
+        places = _rounded(self._prompt + self._response, GROWTH)
+        caches = [rows * (places * each.place + each.fixed) for each in readers]
+        distinct = max(1, min(rows, -(-rows // self._config.rollout.rollouts_per_prompt)))
+        prefill = 0.0  # one model after another, beside the caches of those before
+        for number, each in enumerate(readers):
+            read = min(self._prompt, PREFILL_TOKENS)
+            own = distinct * _rounded(self._prompt, GROWTH) * each.place
+            reading = own + self._forward(each, distinct, read, self._prompt)
+            prefill = max(prefill, sum(caches[:number]) + reading)
+        block = 1
+        if both:
+            setting = self._config.rollout.draft_length
+            longest = max(1, most // rows)
+            block = min(max(LENGTHS) if setting == "auto" else setting, longest, self._response)
+        drafts = 4.0 * vocab * rows * block * (DRAFT_ARRAYS + (2.0 if both else 1.0))
+        group = min(most, rows) if self._machine.is_gpu else CPU_ENTRIES // vocab + 1
+        work = 4.0 * vocab * group * 4.0
+        reading = max(self._forward(each, rows, block, places) for each in readers)
+        # Two layers' keys and values at once while buffers grow.
+        grown = max(2 * rows * places * each.place / len(each.blocks) for each in readers)
+        decoding = drafts + work + reading + grown
+        if prefill > sum(caches) + decoding:
+            return {"caches and a prefill": int(prefill)}
+        return {"caches": int(sum(caches)), "a round of drawing": int(decoding)}
+
+    def _forward(self, shape: ModelShape, rows: int, tokens: int, places: int) -> float:
+        """A pass without a gradient: its widest place, scores included where attention has them."""
+        widest = max(block.widest for block in shape.blocks)
+        scores = max(self._scores(block, rows, tokens, places) for block in shape.blocks)
+        return rows * tokens * widest + scores
+
+    def _scores(self, block: BlockPass, rows: int, tokens: int, places: int) -> float:
+        fused = self._machine.is_gpu and (tokens <= 8 or block.head_dim in FUSED_DIMS)
+        return 0.0 if fused else block.score * rows * tokens * places
+
+    def _scoring(self, rows: int, models: int) -> dict[str, int]:
+        """Finished rows read without a cache, a chunk of their logits at a time.
+
+        On a CPU two models run beside each other.
+        """
+        length = self._prompt + self._response - 1
+        readers = [self._teacher] if models == 1 else [self._student, self._teacher]
+        passes = [self._forward(each, rows, length, length) for each in readers]
+        reading = max(passes) if self._machine.is_gpu else sum(passes)
+        hidden = sum(rows * length * each.width * each.item for each in readers)
+        tokens = rows * self._response
+        chunk = self._chunk(tokens, models)
+        return {
+            "a pass of finished rows": int(reading + hidden),
+            "logits": int(chunk * (1.0 + DRAFT_ARRAYS / models)),
+        }
+
+    def _chunk(self, tokens: int, models: int) -> float:
+        """Bytes of the logits of a chunk, both models' where both are formed."""
+        most = min(CHUNK_BYTES, 4 * self._most_entries)
+        return min(float(most), 4.0 * tokens * self._student.vocab * models)
+
+    def _packed(self, rounded: bool) -> tuple[int, int]:
+        """Rows and length of the largest micro-batch."""
+        train = self._config.train
+        length = self._prompt + self._response - 1
+        if rounded:
+            length = size_class(length, LENGTH_STEP)
+        rows = min(train.micro_batch_size, max(1, train.micro_batch_tokens // length))
+        return (rows if rounded else min(rows, self._rollouts)), length
+
+    def _update(self) -> Phase:
+        """The larger of a micro-batch's backward pass and the optimizer's own moment."""
+        config, student = self._config, self._student
+        compiled = config.train.compile == "on" or (
+            config.train.compile == "auto" and self._machine.is_gpu
+        )
+        rows, length = self._packed(compiled)
+        tokens = rows * length
+        count = config.lora.num_layers
+        blocks = student.blocks[-count:] if count > 0 else student.blocks if count else []
+        kept = [b.kept * tokens + b.score * tokens * length for b in blocks]
+        low = 4.0 * config.lora.rank * sum(len(b.linears) for b in blocks) * tokens
+        backward = [2.0 * b.widest * tokens + 2.0 * b.score * tokens * length for b in blocks]
+        waiting = _waiting([b.made for b in blocks]) * tokens
+        if config.train.grad_checkpoint:
+            saved = sum(b.width * tokens for b in blocks)
+            working = max(k + b for k, b in zip(kept, backward, strict=True)) if blocks else 0.0
+            waiting = min(waiting, 2 * max((b.made for b in blocks), default=0.0) * tokens)
+        else:
+            saved = sum(kept) + low
+            working = max(backward, default=0.0)
+        exact = config.loss.mode == "exact"
+        drawn = rows * self._response
+        head = LOSS_ARRAYS * self._chunk(drawn, 2 if exact else 1)
+        hidden = 3.0 * tokens * student.width * student.item
+        teacher = 0.0
+        if exact:
+            teacher = drawn * self._teacher.width * self._teacher.item
+        step = {
+            "activations of a micro-batch": int(saved + hidden + teacher),
+            "its backward pass": int(max(working + waiting, head)),
+            "gradients": 2 * self._adapters,
+        }
+        if exact and not self.keeps_hidden:
+            again = int(self._forward(self._teacher, rows, length, length))
+            if again > sum(step.values()):
+                step = {"the teacher's pass": again, "gradients": 2 * self._adapters}
+        optimizer = {"gradients, the new state": 5 * self._adapters}
+        if sum(optimizer.values()) > sum(step.values()):
+            step = optimizer
+        return Phase(self._models() | step)
+
+    def _eval(self) -> Phase:
+        """Answers of the student (and once of the teacher) drawn, then read by both models."""
+        config = self._config
+        jobs = config.eval.prompts * config.eval.samples
+        drawing = self._drawing(config.rollout.batch_size, jobs, False)
+        scoring = self._scoring(min(config.train.micro_batch_size, jobs), 2)
+        larger = max(drawing, scoring, key=lambda parts: sum(parts.values()))
+        return Phase(self._models() | larger)
+
+
+def _waiting(made: list[float]) -> float:
+    """Gradients by projections' outputs that wait for their adapters' own to be computed.
+
+    MLX takes a graph breadth first for a while, so that those of several blocks stand side by side.
+    """
+    blocks = min(len(made) - 1, WAITING_BLOCKS)
+    return sum(sorted(made)[-blocks:]) if blocks > 0 else 0.0
+
+
+def _more(shape: ModelShape) -> int:
+    """What a model's form on disk takes beside the form in use, where the two differ."""
+    return shape.read if shape.read != shape.weights else 0
+
+
+def _rounded(value: int, step: int) -> int:
+    return -(-value // step) * step
