@@ -194,7 +194,9 @@ def measure(
     metrics = [json.loads(line) for line in lines]
     measured = {}
     for phase in PHASES:
-        names = [f"memory/{each}_gb" for each in ((phase, "score") if phase == "rollout" else (phase,))]
+        names = [
+            f"memory/{each}_gb" for each in ((phase, "score") if phase == "rollout" else (phase,))
+        ]
         measured[phase] = 1024 * max(m.get(each, 0.0) for m in metrics for each in names)
     return planned, measured
 
@@ -227,7 +229,9 @@ def main(only: str | None, longest: int) -> None:
             told = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items())
             mark = "" if is_good(planned["peak"], measured["peak"]) else " *"
             good, count = good + (not mark), count + 1
-            print(f"| {family} {told}{mark} | {prompt} + {answer} | {' | '.join(cells)} |", flush=True)
+            print(
+                f"| {family} {told}{mark} | {prompt} + {answer} | {' | '.join(cells)} |", flush=True
+            )
     print(f"\n{good} of {count} peaks within the target")
 
 

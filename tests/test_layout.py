@@ -28,6 +28,7 @@ ROOMS = [
     {"adapters"},
     {"rollout"},
     {"evaluation"},
+    {"planning"},
     {"training"},
     {"exporting"},
     {"report"},

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 # What Metal reads when it starts. A command buffer is handed over with so many operations or
@@ -71,3 +74,19 @@ def prepare_backend() -> None:
 def can_compile() -> bool:
     """Whether mx.compile works here: always on a GPU, with a C++ compiler on a CPU."""
     return on_gpu() or shutil.which("g++") is not None
+
+
+@contextmanager
+def kept_awake(wanted: bool) -> Iterator[None]:
+    """Keep a Mac from sleeping inside; its display may. Elsewhere, or unwanted, nothing is done."""
+    command = shutil.which("caffeinate") if wanted and sys.platform == "darwin" else None
+    if command is None:
+        yield
+        return
+    # With this process it ends too, should it be killed.
+    process = subprocess.Popen([command, "-i", "-m", "-w", str(os.getpid())])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()

@@ -180,7 +180,11 @@ class EvalConfig(Section):
 
 
 class RunConfig(Section):
-    """Where a run lives and what it leaves there."""
+    """Where a run lives, what it leaves there, and what it may take of the machine.
+
+    `memory_limit_gb` GiB are the most that MLX may hold (null: on a GPU 85% of what the system lets
+    it keep resident, on a CPU no limit). While it trains a Mac does not go to sleep (`keep_awake`).
+    """
 
     dir: Place = "runs"
     name: str | None = None
@@ -192,3 +196,5 @@ class RunConfig(Section):
     keep_checkpoints: PositiveInt = 2
     report_to: str | None = None
     project_name: str | None = None
+    memory_limit_gb: Positive | None = None
+    keep_awake: bool = True

@@ -15,6 +15,7 @@ from trb_mlx.errors import RunError, UserError
 # command → its function in the module of the command's name
 COMMANDS = {
     "train": "train",
+    "plan": "plan",
     "generate": "generate",
     "eval": "evaluate",
     "export": "export",

@@ -24,12 +24,14 @@ from trb_mlx.text import RunConsole
     is_flag=True,
     help="With --dry-run: load both models, show what they read and how they begin.",
 )
+@click.option("--force", is_flag=True, help="Run also what does not fit this machine.")
 @config_flags
 def train(
     config_name: str | None,
     resume: bool,
     dry_run: bool,
     preflight: bool,
+    force: bool,
     settings: tuple[str, ...],
     **flags: Any,
 ) -> None:
@@ -54,7 +56,7 @@ def train(
         return
     from trb_mlx.training.run import train as run  # seconds that a mistake need not wait for
 
-    run(source, overrides=dict(given), resume=resume, progress=RunConsole())
+    run(source, overrides=dict(given), resume=resume, progress=RunConsole(), force=force)
 
 
 def describe(config: Config, folder: RunFolder) -> str:

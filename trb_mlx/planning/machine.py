@@ -7,11 +7,9 @@ import re
 import sys
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from trb_mlx.backend import on_gpu, on_metal
 from trb_mlx.errors import UserError
-from trb_mlx.models.memory import machine_memory
+from trb_mlx.models.memory import LIMIT_SHARE, machine_memory, memory_limit
 
 # macOS lets Metal keep this share of the memory resident, by size of the machine, as users report
 # it; on a Mac itself Metal is asked.
@@ -37,21 +35,25 @@ class Machine:
     is_gpu: bool
 
 
-def this_machine() -> Machine:
-    """The machine that this process runs on, by its default device."""
+def this_machine(limit_gb: float | None = None) -> Machine:
+    """The machine that this process runs on, by its default device.
+
+    `limit_gb` GiB are the most that MLX may take; None is what `memory_limit` says on a GPU.
+    """
     memory = machine_memory()
+    limit = memory_limit(limit_gb) or memory - PROCESS_BYTES
     if on_metal():
-        limit = int(mx.device_info()["max_recommended_working_set_size"])
         return Machine(f"this Mac ({size(memory)})", memory, limit, True)
     if on_gpu():
-        return Machine(f"this GPU ({size(memory)})", memory, memory, True)
-    return Machine(f"this CPU ({size(memory)} of RAM)", memory, memory - PROCESS_BYTES, False)
+        return Machine(f"this GPU ({size(memory)})", memory, limit, True)
+    return Machine(f"this CPU ({size(memory)} of RAM)", memory, limit, False)
 
 
 def other_mac(memory: int) -> Machine:
     """A Mac with so many bytes of memory."""
     share = SMALL_SHARE if memory <= SMALL_MAC else LARGE_SHARE
-    return Machine(f"a Mac with {size(memory)}", memory, int(share * memory), True)
+    limit = int(LIMIT_SHARE * share * memory)
+    return Machine(f"a Mac with {size(memory)}", memory, limit, True)
 
 
 def memory_size(text: str) -> int:

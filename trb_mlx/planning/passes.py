@@ -135,13 +135,13 @@ def _watched(module: nn.Module, events: list[Any]) -> Iterator[None]:
 
     try:
         for kind in kinds:
-            kind.__call__ = watch(kind)  # type: ignore[method-assign]
+            kind.__call__ = watch(kind)
         mx.fast.scaled_dot_product_attention = attend  # type: ignore[assignment]
         yield
     finally:
         mx.fast.scaled_dot_product_attention = attention
         for kind, plain in calls.items():
-            kind.__call__ = plain  # type: ignore[method-assign]
+            kind.__call__ = plain
 
 
 def _is_leaf(module: nn.Module) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.backend import on_metal
 from trb_mlx.bounds import most_rows
+from trb_mlx.models.memory import wired_memory
 from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.rollout.behavior import Behavior
@@ -88,17 +87,3 @@ def _generate(
             seconds = time.perf_counter() - begun
             rejected = int((emitted - accepted).sum())
             draft_length.observe(rows, length, int(emitted.sum()), rejected, seconds)
-
-
-@contextmanager
-def wired_memory() -> Iterator[None]:
-    """Keep weights and caches resident while decoding; only Metal can page them out."""
-    if not on_metal():
-        yield
-        return
-    before = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
-    try:
-        yield
-    finally:
-        mx.synchronize()
-        mx.set_wired_limit(before)

@@ -30,6 +30,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: bool | Console = False,
+    force: bool = False,
 ) -> TrainedRun:
     """Distil a teacher into a student's LoRA adapters.
 
@@ -42,6 +43,7 @@ def train(
         overrides: dotted keys and values on top, such as `{"train.steps": 40}`.
         resume: go on with the run from its newest checkpoint.
         progress: print progress, perhaps on a console of your own.
+        force: run also what `trb-mlx plan` says does not fit.
 
     Raises:
         UserError: something in the config, the models or the data cannot be used.
@@ -50,5 +52,5 @@ def train(
     """
     resolved, folder = plan_run(config, overrides)
     console = progress if isinstance(progress, Console) else Console(quiet=not progress)
-    train_run(resolved, folder, resume, console)
+    train_run(resolved, folder, resume, console, force=force)
     return TrainedRun(folder.path, folder.adapter_path, load_config(folder.config))

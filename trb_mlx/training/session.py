@@ -14,7 +14,7 @@ from trb_mlx.adapters.initial import (
     with_initial_lora,
 )
 from trb_mlx.adapters.mlx_lm import adapter_config
-from trb_mlx.backend import prepare_backend
+from trb_mlx.backend import kept_awake, prepare_backend
 from trb_mlx.bounds import bounded
 from trb_mlx.config import Config
 from trb_mlx.config_file import load_config
@@ -25,9 +25,10 @@ from trb_mlx.evaluation.evaluator import Evaluator, resolve_eval, row_rewards
 from trb_mlx.files import disk_errors, read_metrics
 from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.lora import add_lora, checkpoint_layers
-from trb_mlx.models.memory import machine_memory
+from trb_mlx.models.memory import limited_memory, machine_memory
 from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.models.self_teacher import load_models
+from trb_mlx.planning.run import check_fits
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
@@ -57,14 +58,16 @@ def train_run(
     resume: bool,
     console: Console,
     teacher: LanguageModel | None = None,
+    force: bool = False,
 ) -> None:
     """Train from a config into a run folder, with progress on the console.
 
-    A `teacher` that is loaded already may be given; it is not changed.
+    A `teacher` that is loaded already may be given; it is not changed. With `force` a run that
+    cannot fit this machine is tried all the same.
 
     Raises:
-        UserError: something in the config, the models or the data cannot be used; a folder
-            made for this run is removed again.
+        UserError: it does not fit, or something in the config, the models or the data cannot be
+            used; a folder made for this run is removed again.
         RunError: the run had to stop.
         Interrupted: a signal came; the state was saved.
     """
@@ -72,9 +75,12 @@ def train_run(
     tell = partial(say, console)
     kept = load_config(folder.config) if resume and folder.config.exists() else None
     config = with_held_out(with_initial_lora(config), kept)
+    prepare_backend()
     most = bounded(config.train.vocabulary_mb)
-    with holding_run(folder, config, resume), Verifier() as verifier, most:
-        prepare_backend()
+    limits = limited_memory(config.run.memory_limit_gb, tell)
+    awake = kept_awake(config.run.keep_awake)
+    with holding_run(folder, config, resume), Verifier() as verifier, most, limits, awake:
+        check_fits(config, force, tell)
         pair = load_run_pair(config, teacher)
         for scorer in (pair.student, pair.teacher):
             make_decoder(scorer)  # refuses a model that is wrong without a cache, or with one
