@@ -142,3 +142,19 @@ def test_all_of_the_mass_changes_nothing_and_ties_stay_together() -> None:
     logprobs = mx.log(mx.array([[0.4, 0.2, 0.2, 0.2, 0.0]]))
     assert nucleus(logprobs, 1.0) is logprobs
     assert np.isfinite(np.asarray(nucleus(logprobs, 0.5))).tolist() == [[True] * 4 + [False]]
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("sharpness", [0.0, 0.5, 3.0])
+def test_a_nucleus_of_many_tokens_needs_no_sort_of_all(top_p: float, sharpness: float) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 3000)) * sharpness
+    rows[1, 5:] = -np.inf  # of few tokens, and holes
+    rows[2] = np.round(rows[2])  # ties
+    with np.errstate(divide="ignore"):
+        logprobs = (rows - np.log(np.exp(rows).sum(-1, keepdims=True))).astype(np.float32)
+    kept = np.isfinite(np.asarray(nucleus(mx.array(logprobs), top_p)))
+    for row, own in zip(kept, logprobs.astype(np.float64), strict=True):
+        before = np.array([np.exp(own[own > value]).sum() for value in own])
+        inside, near = before < top_p, np.abs(before - top_p) < 1e-5
+        assert (row == inside)[~near & np.isfinite(own)].all()
+        assert not row[~np.isfinite(own)].any()

@@ -216,6 +216,12 @@ def context_length(config: dict[str, Any]) -> int | None:
     return min(known, default=None)
 
 
+def attention_heads(config: dict[str, Any]) -> int | None:
+    """How many heads of queries all layers have; None where the config does not say one number."""
+    heads = (text_config(config) or config).get("num_attention_heads")
+    return heads if isinstance(heads, int) and heads > 0 else None
+
+
 def attention_windows(config: dict[str, Any]) -> list[int | None]:
     """How many positions transformers lets each layer see, itself included; None for all.
 

@@ -34,5 +34,7 @@ def keep_or_replace(
     inside = (teacher.logprobs >= least) & (teacher.logprobs > -mx.inf)
     kept = student.probs * inside
     replaced = sum_last(student.probs - kept)
-    fresh = softmax(teacher.logprobs, teacher_temperature)
+    fresh = teacher
+    if teacher_temperature != 1.0:
+        fresh = softmax(teacher.logprobs, teacher_temperature)
     return kept + replaced[..., None] * fresh.probs, replaced

@@ -5,14 +5,17 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.ops.distribution import softmax
-from trb_mlx.ops.numerics import in_blocks
+from trb_mlx.ops.distribution import softmax, top_k
+from trb_mlx.ops.numerics import in_blocks, sum_last
 
 # Uniforms have 48 bits, in two parts that float32 holds exactly.
 BITS = 24
 # Masses are counted in units of 2^−30 of their total: sums of them fit in int32.
 FIXED = 30
 ONE_LEVEL = 1024
+# The nucleus is looked for among so many likeliest tokens first: seldom does it have more.
+LIKELY = 64
+INFINITE = 0x7F800000  # the bits of float32's infinity
 
 
 def row_uniforms(
@@ -96,11 +99,36 @@ def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
     """
     if top_p >= 1.0:
         return logprobs
-    falling = -mx.sort(-logprobs.astype(mx.float32), axis=-1)
+    logprobs = logprobs.astype(mx.float32)
+    some = mx.take_along_axis(logprobs, top_k(logprobs, LIKELY), axis=-1)
+    falling = -mx.sort(-some, axis=-1)
     before = mx.cumsum(mx.exp(falling), axis=-1, inclusive=False)
     # The first token is always kept: before it there is no mass.
-    last = mx.where(before < top_p, falling, mx.inf).min(axis=-1, keepdims=True)
-    return mx.where(logprobs < last, -mx.inf, logprobs)
+    least = mx.where(before < top_p, falling, mx.inf).min(axis=-1, keepdims=True)
+    enough = before[..., -1] + mx.exp(falling[..., -1]) >= top_p
+    if some.shape[-1] < logprobs.shape[-1] and not enough.all().item():
+        least = _least_kept(logprobs, top_p)
+    return mx.where(logprobs < least, -mx.inf, logprobs)
+
+
+def _least_kept(logprobs: mx.array, top_p: float) -> mx.array:
+    """The smallest log-prob `[..., 1]` before which likelier tokens hold less than `top_p`.
+
+    By halves of float32's numbers up to 0, in whose order their magnitudes' bits are.
+    """
+    low = mx.full((*logprobs.shape[:-1], 1), -INFINITE, dtype=mx.int32)
+    high = mx.zeros_like(low)  # 0.0: no log-prob is above
+    probs = mx.exp(logprobs)
+    for _ in range(31):
+        middle = low + ((high - low) >> 1)
+        above = sum_last(mx.where(logprobs > _number(middle), probs, 0.0), keepdims=True)
+        low, high = mx.where(above < top_p, low, middle), mx.where(above < top_p, middle, high)
+    return _number(high)
+
+
+def _number(order: mx.array) -> mx.array:
+    """The float32 number, 0.0 or below, whose magnitude has the bits of −order, int32."""
+    return -(-order).view(mx.float32)
 
 
 def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:

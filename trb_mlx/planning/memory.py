@@ -24,6 +24,9 @@ PREFILL_TOKENS = 2048  # of each row in one pass
 # Wide arrays [rows, V] that live at once, measured (docs/log.md): of the chunk that a loss is in
 # the middle of, and of a draft's place (log-probs, masses, roots).
 LOSS_ARRAYS, DRAFT_ARRAYS = 6.0, 3.0
+# Activations beyond those that are counted, measured: what an activation function keeps, products
+# in float32 of 16-bit numbers.
+UNCOUNTED = 1.04
 # Blocks whose gradients wait, measured: MLX looks 20 arrays ahead, some three blocks of seven.
 WAITING_BLOCKS = 3
 FUSED_DIMS = (64, 72, 80, 96, 128)  # head widths for which Metal's attention holds no scores
@@ -129,7 +132,9 @@ class MemoryModel:
     def _rollout(self) -> Phase:
         """Drawing with both models' caches, or scoring what the student drew alone."""
         config = self._config
-        drawing = self._drawing(config.rollout.batch_size, self._rollouts, self._asks_teacher)
+        copies = config.rollout.rollouts_per_prompt
+        both = self._asks_teacher
+        drawing = self._drawing(config.rollout.batch_size, self._rollouts, copies, both)
         if not self._asks_teacher:
             scoring = self._scoring(self._packed(False)[0], 1)
             if sum(scoring.values()) > sum(drawing.values()):
@@ -141,7 +146,7 @@ class MemoryModel:
         kind = self._config.behavior.kind
         return kind not in ("vanilla", "temperature")
 
-    def _drawing(self, batch: int, jobs: int, both: bool) -> dict[str, int]:
+    def _drawing(self, batch: int, jobs: int, copies: int, both: bool) -> dict[str, int]:
         """Caches of all rows, and the larger of a prefill and a round of blocks."""
         vocab = self._student.vocab
         most = max(1, self._most_entries // vocab)
@@ -149,7 +154,7 @@ class MemoryModel:
         readers = [self._student, *([self._teacher] if both else [])]
         places = _rounded(self._prompt + self._response, GROWTH)
         caches = [rows * (places * each.place + each.fixed) for each in readers]
-        distinct = max(1, min(rows, -(-rows // self._config.rollout.rollouts_per_prompt)))
+        distinct = -(-rows // copies)
         prefill = 0.0  # one model after another, beside the caches of those before
         for number, each in enumerate(readers):
             read = min(self._prompt, PREFILL_TOKENS)
@@ -242,8 +247,8 @@ class MemoryModel:
         if exact:
             teacher = drawn * self._teacher.width * self._teacher.item
         step = {
-            "activations of a micro-batch": int(saved + hidden + teacher),
-            "its backward pass": int(max(working + waiting, head)),
+            "activations of a micro-batch": int(UNCOUNTED * saved + hidden + teacher),
+            "its backward pass": int(max(UNCOUNTED * (working + waiting), head)),
             "gradients": 2 * self._adapters,
         }
         if exact and not self.keeps_hidden:
@@ -259,7 +264,8 @@ class MemoryModel:
         """Answers of the student (and once of the teacher) drawn, then read by both models."""
         config = self._config
         jobs = config.eval.prompts * config.eval.samples
-        drawing = self._drawing(config.rollout.batch_size, jobs, False)
+        samples = config.eval.samples
+        drawing = self._drawing(config.rollout.batch_size, jobs, samples, False)
         scoring = self._scoring(min(config.train.micro_batch_size, jobs), 2)
         larger = max(drawing, scoring, key=lambda parts: sum(parts.values()))
         return Phase(self._models() | larger)

@@ -1,9 +1,9 @@
 """What one pass of a model reads, makes and keeps, seen at its leaf modules; nothing is computed.
 
-The model runs on ids whose arrays are never evaluated. At every leaf (a projection, a norm) and at
-every attention the shapes that come and go are noted: whatever the architecture, a backward pass
-keeps the inputs of its projections and norms, the outputs that something non-linear reads, and the
-probabilities of its attention.
+The model runs on ids whose arrays are never evaluated. At every leaf (a projection, a norm, a
+convolution) and at every attention the shapes that come and go are noted: whatever the
+architecture, a backward pass keeps the inputs of its projections and norms, the outputs that
+something non-linear reads, and the probabilities of its attention.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import mlx.nn as nn
 from trb_mlx.models import mlxlm
 from trb_mlx.models.checkpoint_files import LAYERS
 
+# What a recurrence keeps besides, in outputs of the convolution before it: that output, activated,
+# its parts for the recurrence, and what comes out of it.
+RECURRENCE = 3.5
 ROWS, TOKENS = 1, 64  # of the pass that is looked at; everything but scores grows evenly
 
 
@@ -81,9 +84,12 @@ def _block_pass(events: list[Any]) -> BlockPass:
     block = BlockPass(width=leaves[0].inputs.nbytes / tokens)
     kept: dict[int, mx.array] = {}
     attending: set[str] = set()
+    recurrent = 0.0
     for event, before in zip(events, [None, *events[:-1]], strict=True):
         if isinstance(event, _Leaf):
             kept[id(event.inputs)] = event.inputs
+            if event.kind == "conv":
+                recurrent += RECURRENCE * event.output.nbytes
         else:
             _, queries, keys = event
             heads, block.head_dim = queries.shape[1], queries.shape[-1]
@@ -100,7 +106,7 @@ def _block_pass(events: list[Any]) -> BlockPass:
         parent = each.name.rpartition(".")[0]
         if parent not in attending and last[parent] is not each:
             kept[id(each.output)] = each.output
-    block.kept = sum(array.nbytes for array in kept.values()) / tokens
+    block.kept = (sum(array.nbytes for array in kept.values()) + recurrent) / tokens
     parts: dict[str, float] = {}
     for each in linears:
         parent = each.name.rpartition(".")[0]
@@ -152,6 +158,8 @@ def _leaf_kind(module: nn.Module) -> str:
     name = type(module).__name__
     if isinstance(module, nn.Linear | nn.QuantizedLinear) or "SwitchLinear" in name:
         return "linear"
+    if isinstance(module, nn.Conv1d):
+        return "conv"
     return "norm" if "Norm" in name else ""
 
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models import mlxlm
+from trb_mlx.models.model_config import attention_heads
 from trb_mlx.models.pair import Scorer
 from trb_mlx.models.replay import make_recordable
 from trb_mlx.rollout.layer_caches import RowCache, extract, flatten, make_row_cache, recurrent
@@ -73,7 +74,7 @@ class RowDecoder:
         self._chunk = chunk
         self._grouped = grouped
         self._kept = _empty_cache(scorer)
-        self._offsets = Offsets([])
+        self._offsets = Offsets([], attention_heads(scorer.model.config))
         self._layers = self._empty(self._offsets)
         self._untrimmed = 0  # positions that each row read since the last trim
         self._last: tuple[tuple[int, ...], list[RowCache]] | None = None

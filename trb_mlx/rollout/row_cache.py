@@ -13,14 +13,18 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from trb_mlx.backend import on_gpu
+
 GROWTH = 256  # positions added when a buffer is full
+FEW_TOKENS = 8  # for which Metal has an attention of its own
 
 
 class Offsets:
     """How many positions of each row count, int `[B]`: one object for all layers of a model."""
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        """`lengths` are the positions that count at first."""
+    def __init__(self, lengths: Sequence[int], heads: int | None = None) -> None:
+        """`lengths` are the positions that count at first; `heads` are the model's, if known."""
+        self.heads = heads
         self.set(np.array(lengths, np.int32))
 
     def set(self, lengths: np.ndarray) -> None:
@@ -99,7 +103,8 @@ class RowKVCache:
     ) -> mx.array | None:
         """Which places each of T = `count` new tokens sees, bool `[B, 1, T, places]`.
 
-        `[B, 1, 1, T, places]` where `grouped`. None where a single token sees them all.
+        `[B, 1, 1, T, places]` where `grouped`. None where a single token sees them all. Of all
+        heads where Metal's attention for few tokens would copy it to them in every layer.
         """
         window = window_size or self.window
         common, end = self.offsets.common, self.offsets.end(count)
@@ -110,7 +115,12 @@ class RowKVCache:
         seen = places <= own
         if window is not None:
             seen = seen & (places > own - window)
-        return seen[:, None] if self.grouped else seen
+        if self.grouped:
+            return seen[:, None]
+        heads, rows = self.offsets.heads, len(self.offsets.lengths)
+        if heads is not None and rows > 1 and count <= FEW_TOKENS and on_gpu():
+            return seen & mx.ones((1, heads, 1, 1), mx.bool_)
+        return seen
 
     def put(self, row: int, state: Sequence[mx.array]) -> None:
         """Write what `extract` gave of one row, once it is computed, over a row."""

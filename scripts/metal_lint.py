@@ -1,0 +1,355 @@
+"""What a round and a step ask of Metal, traced on any machine at a real vocabulary.
+
+Each part of a round of blended rollouts, of scoring and of an update is traced at V = 151,936 with
+arrays that are never evaluated. Printed are its launches (views cost none) and the bytes that it
+reads and writes; what Metal has no kernel for, full sorts and masks that attention would copy are
+faults. MLX's fast functions, which fall back to many operations on a CPU, are shown as the one
+launch that they are on a GPU. What mx.compile would join is counted apart, and equal operations
+once, so that launches are near those of a GPU and not exactly them::
+
+    python scripts/metal_lint.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import exportable  # noqa: F401  (before the product is imported)
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from published_models import PUBLISHED, header_files
+
+from trb_mlx.config import LoraConfig, ModelConfig
+from trb_mlx.models.loading import outline_model
+from trb_mlx.models.lora import lora_parameters, make_lora_layers
+from trb_mlx.models.model_config import attention_heads
+from trb_mlx.ops import sampling, trust_region
+from trb_mlx.ops.distribution import softmax
+from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
+from trb_mlx.ops.fused_head import fused_head_loss
+from trb_mlx.ops.numerics import log_softmax
+from trb_mlx.ops.replacement import keep_or_replace
+from trb_mlx.ops.sampling import draw
+from trb_mlx.rollout import row_cache
+from trb_mlx.rollout.behavior import Blend
+from trb_mlx.rollout.recording import pair_records, student_records
+from trb_mlx.rollout.row_cache import Offsets, RowKVCache
+
+VOCAB, ROWS, BLOCK, SUPPORT = 151_936, 8, 4, 16
+STUDENT, TEACHER = "Qwen/Qwen3-0.6B-Base", "mlx-community/Qwen3-4B-4bit"
+PLACES = 512  # in the caches
+# Primitives that make another view of an array, or none at all.
+VIEWS = {
+    "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "ExpandDims", "Flatten", "Full",
+    "NumberOfElements", "Reshape", "Slice", "Split", "Squeeze", "StopGradient", "Transpose",
+    "Unflatten", "View",
+}  # fmt: skip
+SORTS = {"Sort", "ArgSort", "Partition", "ArgPartition"}
+# No kernel on a GPU: mx.linalg's factorisations, and float64 of anything.
+MISSING = {"Cholesky", "Eig", "Eigh", "Inverse", "LUF", "QRF", "SVD"}
+LARGEST = 2**31  # entries that an index of 32 bits reaches
+Message = dict[str, Any]
+
+
+@dataclass
+class Part:
+    """What one part asks for.
+
+    Attributes:
+        name: for people.
+        launches: kernels by their primitive.
+        bytes: what they read and write.
+        faults: what Metal cannot do, or does at a price that it must not.
+    """
+
+    name: str
+    launches: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """All launches."""
+        return sum(self.launches.values())
+
+
+def trace(name: str, function: Callable[..., Any], *arrays: mx.array, **named: mx.array) -> Part:
+    """The part that a function of arrays is; nothing of it is evaluated."""
+    part = Part(name)
+
+    def listen(message: Message) -> None:
+        if message["type"] == "primitive":
+            _count(part, message)
+
+    with _fast_functions_as_one(part):
+        mx.export_function(listen, function, *arrays, **named)
+    return part
+
+
+def _count(part: Part, message: Message) -> None:
+    name = message["name"]
+    if name in VIEWS:
+        return
+    part.launches[name] += 1
+    for _, shape, dtype in (*message["inputs"], *message["outputs"]):
+        size = math.prod(shape)
+        part.bytes += size * dtype.size
+        if size >= LARGEST:
+            part.faults.append(f"{name} of {size:,} entries")
+        if dtype == mx.float64:
+            part.faults.append(f"{name} of float64")
+        if "Scatter" in name and dtype.size == 8:
+            part.faults.append(f"{name} of 8 bytes")
+    widths = [shape[-1] for _, shape, _ in message["inputs"] if shape]
+    if name in SORTS and max(widths, default=0) > VOCAB // 8:
+        part.faults.append(f"{name} of whole rows of {max(widths):,}")
+    if name in MISSING:
+        part.faults.append(f"{name}, which Metal has not")
+
+
+@contextmanager
+def _fast_functions_as_one(part: Part) -> Iterator[None]:
+    """mx.fast's functions as one primitive each; masks that attention would copy are faults."""
+    norm, rope, attention = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention
+
+    def one(*arrays: mx.array) -> mx.array:
+        return mx.depends([arrays[0]], list(arrays[1:]))[0]
+
+    def attend(q: mx.array, k: mx.array, v: mx.array, **kwargs: Any) -> mx.array:
+        mask = kwargs.get("mask")
+        if isinstance(mask, mx.array):
+            if q.shape[0] > 1 and q.shape[2] <= 8 and mask.shape[1] != q.shape[1]:
+                part.faults.append(f"a mask {list(mask.shape)} copied to {q.shape[1]} heads")
+            return one(q, k, v, mask)
+        return one(q, k, v)
+
+    mx.fast.rms_norm = lambda x, weight, eps: one(x, weight)  # type: ignore[assignment]
+    mx.fast.rope = lambda x, *_, **__: one(x, x)  # type: ignore[assignment]
+    mx.fast.scaled_dot_product_attention = attend  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        mx.fast.rms_norm, mx.fast.rope = norm, rope
+        mx.fast.scaled_dot_product_attention = attention
+
+
+class Traced:
+    """A published model with unevaluated arrays, as a function of them."""
+
+    def __init__(self, name: str, layers: int | None, place: Path, lora: bool) -> None:
+        """With `layers` blocks (None: all of them), and adapters where `lora` is."""
+        config = PUBLISHED[name]
+        PUBLISHED[name] = config | ({} if layers is None else {"num_hidden_layers": layers})
+        outline = outline_model(ModelConfig(model=str(header_files(name, place))))
+        PUBLISHED[name] = config
+        self.module = outline.module
+        self.heads = attention_heads(outline.config)
+        if lora:
+            self.module.freeze()
+            make_lora_layers(self.module, -1, lora_parameters(LoraConfig()), False)
+        arrays = dict(tree_flatten(self.module.parameters()))
+        self.arrays = {key: _spread(a.shape, a.dtype) for key, a in arrays.items()}
+
+    def __call__(self, ids: mx.array, cache: Any, arrays: dict[str, mx.array]) -> mx.array:
+        """Logits `[B, T, V]`."""
+        self.module.update(tree_unflatten(list(arrays.items())))
+        return self.module(ids, cache=cache)
+
+    def token_part(self, name: str, tokens: int, ragged: bool = True) -> Part:
+        """`tokens` tokens of `ROWS` rows, whose caches hold nearly `PLACES` places."""
+        shapes = [layer.state for layer in self._caches()]
+
+        def step(ids: mx.array, *buffers: mx.array, **arrays: mx.array) -> Any:
+            lengths = np.full(ROWS, PLACES - 64) - (np.arange(ROWS) if ragged else 0)
+            offsets, layers = Offsets(lengths, self.heads), []
+            for number in range(len(shapes)):
+                layers.append(RowKVCache(offsets))
+                layers[-1].keys, layers[-1].values = buffers[2 * number : 2 * number + 2]
+            logits = self(ids, layers, arrays)
+            return [logits, *(each for layer in layers for each in layer.state)]
+
+        buffers = [_spread(each.shape, each.dtype) for state in shapes for each in state]
+        row_cache.on_gpu = lambda: True
+        return trace(name, step, mx.zeros((ROWS, tokens), mx.int32), *buffers, **self.arrays)
+
+    def _caches(self) -> list[RowKVCache]:
+        offsets = Offsets([0] * ROWS)
+        layers = [RowKVCache(offsets) for _ in self.module.layers]
+        self.module(mx.zeros((ROWS, PLACES - 64), mx.int32), cache=layers)
+        return layers
+
+
+def _spread(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    return mx.broadcast_to(mx.zeros((), dtype), shape)
+
+
+def model_parts(layers: tuple[int | None, int | None]) -> Iterator[Part]:
+    """A drafted token, a verifying pass and a step of the loss, of so many blocks."""
+    with tempfile.TemporaryDirectory() as place:
+        student = Traced(STUDENT, layers[0], Path(place), True)
+        yield student.token_part("student, a drafted token", 1)
+        teacher = Traced(TEACHER, layers[1], Path(place), False)
+        yield teacher.token_part(f"teacher, a pass of {BLOCK}", BLOCK)
+        for mode in ("exact", "tail"):
+            yield _step_part(student, mode)
+
+
+def _step_part(student: Traced, mode: str) -> Part:
+    """Loss and gradients of 2 × 128 tokens, half of them in the loss, head and body."""
+    student.module.train()
+    count, chunk = 128, 40
+
+    def head(hidden: mx.array) -> mx.array:
+        inner = student.module
+        weights = inner.model.embed_tokens
+        return weights.as_linear(hidden).astype(mx.float32)
+
+    def token_loss(logits: mx.array, arrays: dict[str, mx.array]) -> Any:
+        if mode == "exact":
+            return reverse_kl(logits, log_softmax(arrays["teacher"])), {}
+        support = arrays["support"], arrays["teacher_support"], arrays["teacher_rest"]
+        return reverse_kl_on_support(logits, *support, "tail"), {}
+
+    def step(ids: mx.array, positions: mx.array, targets: Any, arrays: Any) -> Any:
+        student.module.update(tree_unflatten(list(arrays.items())))
+
+        def loss(batch: mx.array) -> mx.array:
+            hidden = student.module.model(batch)
+            hidden = hidden.reshape(-1, hidden.shape[-1])[positions]
+            losses, _ = fused_head_loss(hidden, targets, head, token_loss, chunk)
+            return losses.mean()
+
+        value, grads = nn.value_and_grad(student.module, loss)(ids)
+        return [value, *(grad for _, grad in tree_flatten(grads))]
+
+    if mode == "exact":
+        targets = {"teacher": _spread((count, VOCAB), mx.float32)}
+    else:
+        kept = {"teacher_support": mx.float32, "support": mx.int32}
+        targets = {name: _spread((count, SUPPORT), kind) for name, kind in kept.items()}
+        targets["teacher_rest"] = _spread((count,), mx.float32)
+    try:
+        return trace(
+            f"update, {mode}: 2 × 128 tokens",
+            lambda ids, places, **named: step(
+                ids,
+                places,
+                {name: named[f"target_{name}"] for name in targets},
+                {key: named[key] for key in student.arrays},
+            ),
+            mx.zeros((2, 128), mx.int32),
+            mx.zeros((count,), mx.int32),
+            **{f"target_{name}": value for name, value in targets.items()},
+            **student.arrays,
+        )
+    finally:
+        student.module.eval()
+
+
+def vocabulary_parts() -> Iterator[Part]:
+    """What surrounds the models in a round, for `ROWS` rows of one place."""
+    logits = _spread((ROWS, VOCAB), mx.float32)
+    tokens, uniforms = mx.zeros((ROWS,), mx.int32), mx.zeros((ROWS, 2), mx.float32)
+    number = mx.zeros((ROWS,), mx.float32)
+
+    def of_two(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda one, two, *rest: function(softmax(one), softmax(two), *rest)
+
+    both = trace("both softmaxes", of_two(lambda s, t: [*s, *t]), logits, logits)
+    yield both
+    yield _less("a draw", trace("", lambda x, u: draw(x, u), logits, uniforms), None)
+    yield from _solver_parts(logits)
+
+    def coupling(tokens: Any, draft: Any, behavior: Any, uniforms: Any) -> Any:
+        at = [mx.take_along_axis(x, tokens[:, None], -1) for x in (draft, behavior)]
+        residual = mx.maximum(behavior - draft, 0.0)
+        return [uniforms[:, :1] * at[0] < at[1], draw(residual, uniforms)]
+
+    yield trace("test and replacement, all rows", coupling, tokens, logits, logits, uniforms)
+
+    def records(s: Any, t: Any, tokens: Any, law: Any, number: Any) -> Any:
+        blend = Blend(law, number, number, number)
+        return list(pair_records(s, t, blend, tokens, SUPPORT, 1.0).values())
+
+    part = trace("", of_two(records), logits, logits, tokens, logits, number)
+    yield _less("records of both", part, both)
+
+    def alone(one: Any, tokens: Any) -> Any:
+        return list(student_records(softmax(one), tokens, SUPPORT, 1.0).values())
+
+    yield trace("vanilla: softmax and records", alone, logits, tokens)
+    part = trace("", of_two(lambda s, t: list(keep_or_replace(s, t, 25, 1.0))), logits, logits)
+    yield _less("SKD's law", part, both)
+    yield trace(
+        "nucleus, its long way", lambda x: sampling._least_kept(log_softmax(x), 0.9), logits
+    )
+
+
+def _solver_parts(logits: mx.array) -> Iterator[Part]:
+    """The plain solver: what comes before its trials, and one of them."""
+    rows = softmax(logits)
+    names = ("student_logprobs", "roots", "teacher_logprobs")
+    given = [_spread(rows.logprobs.shape, mx.float32) for _ in names]
+
+    def prepare(logprobs: mx.array, roots: mx.array, teacher: mx.array) -> Any:
+        total = mx.ones((ROWS, 1))
+        return trust_region._prepare(type(rows)(logprobs, roots, total), teacher)
+
+    def before(*arrays: mx.array) -> Any:
+        found: list[mx.array] = []
+
+        def noted(*values: mx.array) -> list[np.ndarray]:
+            found.extend(values)
+            return [np.zeros(ROWS) for _ in values]
+
+        plain, trust_region._to_host = trust_region._to_host, noted
+        try:
+            prepared = prepare(*arrays)
+            trust_region._at_zero(prepared)
+        finally:
+            trust_region._to_host = plain
+        return [*prepared, *found]
+
+    first = trace("solver, before its trials", before, *given)
+    yield first
+
+    def trial(*arrays: mx.array) -> Any:
+        weight = np.full(ROWS, 0.5)
+        return list(trust_region._evaluate(prepare(*arrays), weight, -weight))
+
+    both = trace("", trial, *given)
+    alone = trace("", lambda *arrays: list(prepare(*arrays)), *given)
+    yield _less("solver, a trial", both, alone)
+
+
+def _less(name: str, part: Part, known: Part | None) -> Part:
+    """A part without what another has counted."""
+    if known is None:
+        return Part(name, part.launches, part.bytes, part.faults)
+    return Part(name, part.launches - known.launches, part.bytes - known.bytes, part.faults)
+
+
+@click.command()
+@click.option("--layers", type=(int, int), default=(28, 36), help="blocks of student and teacher")
+def main(layers: tuple[int, int]) -> None:
+    """Print every part as a Markdown table."""
+    print(f"| part ({ROWS} rows, V = {VOCAB:,}) | launches | MB | faults |")
+    print("| --- | ---: | ---: | --- |")
+    for part in itertools.chain(vocabulary_parts(), model_parts(layers)):
+        faults = ", ".join(f"{n} × {fault}" for fault, n in Counter(part.faults).items())
+        print(f"| {part.name} | {part.count:,} | {part.bytes / 1e6:,.0f} | {faults} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
