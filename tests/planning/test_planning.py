@@ -93,7 +93,7 @@ def test_a_size_is_read_or_refused() -> None:
 def test_a_run_that_cannot_fit_is_refused_and_forced() -> None:
     config = load_config("small", [("run.memory_limit_gb", 0.1)])
     said: list[str] = []
-    with pytest.raises(UserError, match=r"does not fit .*in the update; .*--force"):
+    with pytest.raises(UserError, match=r"does not fit .*in evaluations; .*--force"):
         check_fits(config, False, said.append)
     check_fits(config, True, said.append)
     assert said[0].startswith("plan: does not fit this")
