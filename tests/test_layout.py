@@ -22,6 +22,7 @@ ROOMS = [
     {"method"},
     {"ops"},
     {"kernels"},
+    {"ranks"},
     {"models"},
     {"data"},
     {"runs"},

@@ -5,6 +5,7 @@ Signals belong to the process, so what is known of them does too.
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 import time
@@ -37,6 +38,24 @@ class Interrupted(BaseException):
         return 128 + self.signum
 
 
+class Stopped(Interrupted):
+    """Another process of the same run ended, so this one ends too: a sentence of its own."""
+
+    def __init__(self, sentence: str, code: int = 1) -> None:
+        """`sentence` says which process, and why; it has no full stop. `code` is exited with."""
+        super().__init__(signal.SIGTERM)
+        self.sentence, self._code = sentence, code
+
+    def __str__(self) -> str:
+        """The sentence and the advice."""
+        return f"{self.sentence}; {self.advice}." if self.advice else f"{self.sentence}."
+
+    @property
+    def code(self) -> int:
+        """What the command exits with."""
+        return self._code
+
+
 class _Watch:
     """What came, and whether it has to wait."""
 
@@ -44,6 +63,7 @@ class _Watch:
         self.shields = 0
         self.pending: int | None = None
         self.raised = float("-inf")  # when, by the monotonic clock
+        self.cause: Interrupted | None = None  # raised in place of a signal's
 
     def receive(self, signum: int, _: FrameType | None) -> None:
         """The handler of all `SIGNALS`."""
@@ -55,7 +75,7 @@ class _Watch:
     def interrupt(self, signum: int) -> None:
         """Stop what is running."""
         self.pending, self.raised = None, time.monotonic()
-        raise Interrupted(signum)
+        raise self.cause or Interrupted(signum)
 
 
 _WATCH = _Watch()
@@ -91,3 +111,21 @@ def shielded() -> Iterator[None]:
         _WATCH.shields -= 1
     if _WATCH.pending is not None and not _WATCH.shields:
         _WATCH.interrupt(_WATCH.pending)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let `stop_main` be called inside, and forget afterwards what it said."""
+    try:
+        yield
+    finally:
+        _WATCH.cause = _WATCH.pending = None
+
+
+def stop_main(error: Interrupted) -> None:
+    """Raise an error in the main thread as a signal's would be: at once, or behind a shield.
+
+    Any thread may call it. The signals that come after it raise the same error.
+    """
+    _WATCH.cause = error
+    _thread.interrupt_main(signal.SIGTERM)

@@ -140,7 +140,8 @@ class Rollout:
     token included; `stopped` `[B]` is False where the length limit cut the row. `rounds` adds up
     the rows of every round of decoding, and `drafted` the tokens drafted for them. `horizon` is
     the length limit where that was below the full one: a row that it cut is not finished, and
-    neither a stop event nor a truncated answer.
+    neither a stop event nor a truncated answer. Where several ranks draw, `ranks` `[B]` says which
+    one drew a row.
     """
 
     jobs: list[Job]
@@ -152,6 +153,7 @@ class Rollout:
     rounds: int = 0
     drafted: int = 0
     horizon: int | None = None
+    ranks: np.ndarray | None = None
 
     @property
     def cut(self) -> np.ndarray:

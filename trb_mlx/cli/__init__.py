@@ -11,6 +11,7 @@ from trb_mlx import __version__
 from trb_mlx.backend import require_backend
 from trb_mlx.cli.failures import ending_plainly, quiet_libraries, use_any_encoding
 from trb_mlx.errors import RunError, UserError
+from trb_mlx.ranks.launch import launched
 
 # command → its function in the module of the command's name
 COMMANDS = {
@@ -23,6 +24,8 @@ COMMANDS = {
     "compare": "compare",
     "doctor": "doctor",
 }
+
+RANKED = ("train", "eval")  # the work of several processes under mlx.launch
 
 
 class Commands(click.Group):
@@ -53,6 +56,18 @@ class Commands(click.Group):
             except ImportError as error:
                 raise RunError(str(error)) from error
             return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; the commands that know no ranks are refused to several."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if launched().size > 1 and name not in RANKED and not {"-h", "--help"} & {*rest}:
+            raise UserError(
+                f"{name} runs in one process; expected {' or '.join(RANKED)} under mlx.launch, or "
+                f"trb-mlx {name} without it."
+            )
+        return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, the one that a user needs first at the front."""

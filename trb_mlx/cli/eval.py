@@ -14,6 +14,7 @@ from trb_mlx.config_file import parse_override
 from trb_mlx.data.benchmarks import BENCHMARKS
 from trb_mlx.errors import UserError
 from trb_mlx.files import json_text
+from trb_mlx.ranks.launch import launched
 from trb_mlx.text import is_share, number
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def evaluate(
             out=out,
             progress=Console(stderr=True),
         )
+    if launched().rank:
+        return  # rank 0 speaks for all
     if as_json:
         click.echo(json_text(result.as_json(), indent=None))
         return

@@ -5,25 +5,38 @@ All are at temperature 1 and over the whole vocabulary; divergences and entropie
 
 from __future__ import annotations
 
+from itertools import chain, zip_longest
+
 import mlx.core as mx
 import numpy as np
 
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.distribution import top_k
 from trb_mlx.ops.numerics import entropy, kl_divergence, log_softmax
+from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.rollout.logits import logit_chunks
 from trb_mlx.types import Rollout
 
 NAMES = ("reverse_kl", "forward_kl", "topk_overlap", "student_entropy", "teacher_entropy")
 
 
-def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int) -> float:
-    """KL(π_S‖π_T), the mean over the response tokens of the given rollouts."""
-    total = 0.0
-    for chunk in logit_chunks((pair.student, pair.teacher), rollout, rows_at_once):
+def mean_reverse_kl(pair: Pair, rollout: Rollout, rows_at_once: int, group: Group = ALONE) -> float:
+    """KL(π_S‖π_T), the mean over the response tokens of the given rollouts.
+
+    The passes go round the ranks of the group; their sums are added in one order.
+    """
+    sums: list[list[float]] = []  # of each pass
+    turns = group.rank, group.size
+    scorers = pair.student, pair.teacher
+    for chunk in logit_chunks(scorers, rollout, rows_at_once, turns=turns):
         student, teacher = chunk.logits
         divergence = kl_divergence(log_softmax(student), log_softmax(teacher))
-        total += float(np.asarray(divergence).sum(dtype=np.float64))
+        sums += [[] for _ in range(chunk.batch + 1 - len(sums))]
+        sums[-1].append(float(np.asarray(divergence).sum(dtype=np.float64)))
+    total = 0.0
+    for turn in zip_longest(*group.gather("the reverse KL", sums), fillvalue=[]):
+        for value in chain.from_iterable(turn):
+            total += value
     return total / int(rollout.lengths.sum())
 
 

@@ -11,6 +11,8 @@ from trb_mlx.config import EvalConfig
 from trb_mlx.data.rewards import Verifier
 from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ranks.group import ALONE, Group
+from trb_mlx.rollout.dealing import draw_dealt
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.text import response_texts
 from trb_mlx.types import Job, Metrics, Prompt, Rollout, RolloutKey, Sampling
@@ -39,9 +41,14 @@ def truncation_warning(share: float, limit: str) -> str | None:
 
 
 def held_out_rollouts(
-    scorer: Scorer, prompts: Sequence[Prompt], config: EvalConfig, seed: int, batch_size: int
+    scorer: Scorer,
+    prompts: Sequence[Prompt],
+    config: EvalConfig,
+    seed: int,
+    batch_size: int,
+    group: Group = ALONE,
 ) -> Rollout:
-    """`config.samples` rollouts of each prompt by one model alone."""
+    """`config.samples` rollouts of each prompt by one model alone, dealt to the group's ranks."""
     assert config.max_tokens is not None
     jobs = [
         Job(prompt, RolloutKey(seed, EVALUATION_STREAM, prompt.index, number))
@@ -49,22 +56,35 @@ def held_out_rollouts(
         for number in range(config.samples)
     ]
     sampling = Sampling(config.max_tokens, batch_size, config.temperature, top_p=config.top_p)
-    return sample(scorer, jobs, sampling)
+    return draw_dealt(group, jobs, config.max_tokens, lambda own: sample(scorer, own, sampling))
 
 
-def answer_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float]:
+def answer_rewards(
+    scorer: Scorer, rollout: Rollout, verifier: Verifier, group: Group = ALONE
+) -> list[float]:
     """1 or 0 for each rollout whose prompt has a gold answer; empty where none has."""
-    rewards = row_rewards(scorer, rollout, verifier)
+    rewards = row_rewards(scorer, rollout, verifier, group)
     return [reward for reward in rewards if reward is not None]
 
 
-def row_rewards(scorer: Scorer, rollout: Rollout, verifier: Verifier) -> list[float | None]:
-    """1 or 0 for each rollout, None without a gold answer or where a horizon cut it."""
-    texts = response_texts(scorer, rollout)
-    return [
-        None if cut else answer_reward(text, job.prompt, verifier, scorer.is_teacher)
-        for text, job, cut in zip(texts, rollout.jobs, rollout.cut, strict=True)
+def row_rewards(
+    scorer: Scorer, rollout: Rollout, verifier: Verifier, group: Group = ALONE
+) -> list[float | None]:
+    """1 or 0 for each rollout, None without a gold answer or where a horizon cut it.
+
+    The group's ranks take turns.
+    """
+    texts, cut = response_texts(scorer, rollout), rollout.cut
+    hands = [list(range(rank, len(texts), group.size)) for rank in range(group.size)]
+    mine = [
+        None
+        if cut[row]
+        else answer_reward(texts[row], rollout.jobs[row].prompt, verifier, scorer.is_teacher)
+        for row in hands[group.rank]
     ]
+    given = zip(hands, group.gather("the rewards", mine), strict=True)
+    rewards = {row: reward for hand, part in given for row, reward in zip(hand, part, strict=True)}
+    return [rewards[row] for row in range(len(texts))]
 
 
 def answer_reward(
@@ -91,6 +111,7 @@ class Evaluator:
         verifier: scores answers.
         seed: of the draws.
         rows: how many are decoded at once, and scored at once without a cache.
+        group: the ranks that all of it is dealt to.
     """
 
     pair: Pair
@@ -99,13 +120,14 @@ class Evaluator:
     verifier: Verifier
     seed: int
     rows: tuple[int, int]
+    group: Group = ALONE
 
     def evaluate_student(self) -> Metrics:
         """`eval/pass@1` (where there are gold answers), `eval/reverse_kl`, lengths, truncation."""
         rollout, rewards = self._answers(self.pair.student)
         return {
             **({"eval/pass@1": float(np.mean(rewards))} if rewards else {}),
-            "eval/reverse_kl": mean_reverse_kl(self.pair, rollout, self.rows[1]),
+            "eval/reverse_kl": mean_reverse_kl(self.pair, rollout, self.rows[1], self.group),
             "eval/mean_length": float(rollout.lengths.mean()),
             "eval/truncated_fraction": float(1.0 - rollout.stopped.mean()),
         }
@@ -118,5 +140,7 @@ class Evaluator:
         return {"eval/teacher_pass@1": float(np.mean(rewards))}
 
     def _answers(self, scorer: Scorer) -> tuple[Rollout, list[float]]:
-        rollout = held_out_rollouts(scorer, self.prompts, self.config, self.seed, self.rows[0])
-        return rollout, answer_rewards(scorer, rollout, self.verifier)
+        rollout = held_out_rollouts(
+            scorer, self.prompts, self.config, self.seed, self.rows[0], self.group
+        )
+        return rollout, answer_rewards(scorer, rollout, self.verifier, self.group)

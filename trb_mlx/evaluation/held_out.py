@@ -23,6 +23,9 @@ from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
 from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
+from trb_mlx.models.arrays import weights_digest
+from trb_mlx.ranks.agreement import agree, versions
+from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.runs.digests import check_digests, chooses_same_prompts
 from trb_mlx.types import Prompt, Say, say_nothing
 
@@ -58,6 +61,7 @@ def evaluate_target(
     skip: int = 0,
     say: Say = say_nothing,
     progress: Callable[[int, int], None] = lambda done, count: None,
+    ranks: Group = ALONE,
 ) -> Evaluation:
     """Evaluate on the held-out problems of the target's config, with its `eval` settings.
 
@@ -69,6 +73,7 @@ def evaluate_target(
         skip: leave out that many problems at the front.
         say: takes sentences on what was left out or looks wrong.
         progress: takes how many problems of how many are finished.
+        ranks: who does it; `parent` is rank 0's.
 
     Raises:
         UserError: the problems cannot be read, or have no answers and no teacher is there to
@@ -78,13 +83,17 @@ def evaluate_target(
     _check_samples(target.config.eval, pass_k, say)
     task = _make_task(target, skip, say)
     settings = _settings(target, task)
-    folder = None if parent is None else ResultFolder(parent, name, settings)
+    if ranks.size > 1:
+        agree(ranks, _alike(target, settings))
+    folder = None
+    if parent is not None and ranks.leads:
+        folder = ResultFolder(parent, name, settings)
     count = len(task.prompts)
     what = f"evaluation {folder.path}" if folder else ""
     lock = locked(folder.path / ".lock", what) if folder else nullcontext()
     most = bounded(target.config.train.vocabulary_mb)
     with watching(), lock, Verifier() as verifier, most:
-        lines = run_task(task, folder, verifier, lambda done: progress(done, count))
+        lines = run_task(task, folder, verifier, lambda done: progress(done, count), ranks)
         if verifier.timeouts:
             say(f"{verifier.timeouts} answers took too long to verify and count as wrong")
     metrics = summarize(lines, task.config.samples, pass_k)
@@ -106,6 +115,16 @@ def evaluate_target(
     if folder:
         folder.finish(result.as_json())
     return result
+
+
+def _alike(target: Target, settings: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same on all ranks: settings but for places, versions, and weights."""
+    values = {k: v for k, v in settings.items() if k not in ("student", "teacher", "source")}
+    values["the digest of the weights"] = weights_digest(target.scorer.model.module)
+    if target.pair is not None:
+        digest = weights_digest(target.pair.teacher.model.module)
+        values["the digest of the teacher's weights"] = digest
+    return versions() | values
 
 
 def _check_samples(config: EvalConfig, pass_k: Sequence[int], say: Say) -> None:

@@ -16,6 +16,7 @@ from trb_mlx.evaluation.passk import pass_at_k
 from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.files import json_digest
 from trb_mlx.models.pair import Pair, Scorer
+from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.types import Prompt, Rollout
 
 # Rollouts of a problem that both models score in full: that costs as much as drawing them.
@@ -52,32 +53,37 @@ def run_task(
     folder: ResultFolder | None,
     verifier: Verifier,
     progress: Callable[[int], None],
+    ranks: Group = ALONE,
 ) -> list[Line]:
     """Evaluate every problem that the folder does not hold yet; give all lines, in order.
 
     Problems go in groups that the settings fix and that are kept whole: a resumed evaluation
-    decodes the very batches that an uninterrupted one does, and its lines are the same.
+    decodes the very batches that an uninterrupted one does, and its lines are the same. Ranks take
+    a group of problems each at a time.
 
     Args:
         task: what to evaluate.
-        folder: keeps finished problems; None keeps them in memory alone.
+        folder: keeps finished problems; None keeps them in memory alone. Of rank 0 alone.
         verifier: scores answers.
         progress: takes the count of finished problems.
+        ranks: who does it.
     """
     size = max(1, task.batch_size // task.config.samples)  # whose rollouts fill about one batch
     groups = [task.prompts[start : start + size] for start in range(0, len(task.prompts), size)]
-    kept = folder.lines({*NAMES, "tokens"}) if folder else []
+    kept = ranks.share("the finished", folder.lines({*NAMES, "tokens"}) if folder else [])
     finished = _finished_groups(groups, kept)
     lines = kept[: sum(map(len, groups[:finished]))]
     progress(len(lines))
     if folder and finished < len(groups):
         folder.rewrite(lines)  # a crash may have left part of a group, or of a line
-    for group in groups[finished:]:
-        new_lines = _evaluate(task, group, verifier)
-        if folder:
-            folder.append(new_lines)
-        lines += new_lines
-        progress(len(lines))
+    for turn in range(finished, len(groups), ranks.size):
+        own = groups[turn + ranks.rank : turn + ranks.rank + 1]
+        mine = [line for group in own for line in _evaluate(task, group, verifier)]
+        for new_lines in filter(None, ranks.gather("the problems", mine)):
+            if folder:
+                folder.append(new_lines)
+            lines += new_lines
+            progress(len(lines))
     return lines
 
 

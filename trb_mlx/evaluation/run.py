@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from trb_mlx.data.formats import make_formatter
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import Evaluation, evaluate_target
 from trb_mlx.evaluation.target import Target, open_target
+from trb_mlx.ranks.folders import shared_folder
+from trb_mlx.ranks.group import Group, joined
 from trb_mlx.rollout.sampler import sample
 from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.folder import find_run
 from trb_mlx.text import say as print_line
 from trb_mlx.types import Job, Prompt, RolloutKey, Sampling, Say, say_nothing
+
+# What of a run's folder an evaluation reads.
+RUN_FILES = ("config.yaml", "data.json", "metrics.jsonl", "adapters")
 
 
 def evaluate(
@@ -63,32 +69,47 @@ def evaluate(
         UserError: the target or the data cannot be used, or a k is over the samples.
         Interrupted: a signal came; what is finished is kept.
     """
-    run, given = find_run(str(target)), dict(overrides or {})
-    has_teacher = run is not None or "teacher.model" in given
-    if distances and not has_teacher:
-        raise UserError(f"--distribution needs --teacher MODEL, since {target} is no run.")
-    changes = [*_data_changes(data, split, run is None), *given.items()]
-    opened = open_target(
-        str(target),
-        None if adapter_path is None else str(adapter_path),
-        str(checkpoint),
-        changes,
-        with_teacher=has_teacher if distances is None else distances,
-    )
-    parent = Path(out).expanduser() if out else None if run is None else run.path / "eval"
-    console = (
-        progress if isinstance(progress, Console) else Console(stderr=True, quiet=not progress)
-    )
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task("problems", total=None)
-        return evaluate_target(
-            opened,
-            "held-out" if data is None else str(data),
-            parent,
-            pass_k,
-            say=partial(print_line, console),
-            progress=lambda done, count: bar.update(row, completed=done, total=count),
+    with _on_every_rank(target, out) as (ranks, target, parent):
+        run, given = find_run(str(target)), dict(overrides or {})
+        has_teacher = run is not None or "teacher.model" in given
+        if distances and not has_teacher:
+            raise UserError(f"--distribution needs --teacher MODEL, since {target} is no run.")
+        changes = [*_data_changes(data, split, run is None), *given.items()]
+        opened = open_target(
+            str(target),
+            None if adapter_path is None else str(adapter_path),
+            str(checkpoint),
+            changes,
+            with_teacher=has_teacher if distances is None else distances,
         )
+        console = (
+            progress
+            if isinstance(progress, Console) and ranks.leads
+            else Console(stderr=True, quiet=not (progress and ranks.leads))
+        )
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            row = bar.add_task("problems", total=None)
+            return evaluate_target(
+                opened,
+                "held-out" if data is None else str(data),
+                parent,
+                pass_k,
+                say=partial(print_line, console),
+                progress=lambda done, count: bar.update(row, completed=done, total=count),
+                ranks=ranks,
+            )
+
+
+@contextmanager
+def _on_every_rank(
+    target: str | Path, out: str | Path | None
+) -> Iterator[tuple[Group, str | Path, Path | None]]:
+    """The ranks, the target where each has it, and where rank 0 keeps results, if it does."""
+    with joined() as ranks:
+        run = find_run(str(target)) if ranks.leads else None
+        parent = Path(out).expanduser() if out else None if run is None else run.path / "eval"
+        with shared_folder(ranks, None if run is None else run.path, RUN_FILES) as place:
+            yield ranks, target if ranks.leads else place or target, parent
 
 
 def _data_changes(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from trb_mlx.errors import UserError
 
@@ -56,3 +59,12 @@ def overwrite_arrays(path: Path, arrays: Mapping[str, mx.array]) -> None:
                 )
             file.seek(8 + length + begin)
             file.write(values)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a model's arrays and their names."""
+    sha256 = hashlib.sha256()
+    for name, array in sorted(tree_flatten(module.parameters())):
+        sha256.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha256.update(np.asarray(array.reshape(-1).view(mx.uint8)).data)
+    return sha256.hexdigest()[:12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -23,12 +24,14 @@ class LogitChunk(NamedTuple):
         positions: int `[n]`, their response positions.
         hidden: for each model what `Scorer.hidden` gives before the tokens, `[n, …]`.
         logits: for each model, float32 `[n, V]`.
+        batch: the number of the pass, of those that were asked for.
     """
 
     rows: np.ndarray
     positions: np.ndarray
     hidden: list[mx.array]
     logits: list[mx.array]
+    batch: int = 0
 
     def take(self, values: np.ndarray) -> mx.array:
         """`[n, …]` of these tokens from `[B, T, …]` of the rollout."""
@@ -40,6 +43,7 @@ def logit_chunks(
     rollout: Rollout,
     rows_at_once: int,
     tokens_at_once: int | None = None,
+    turns: tuple[int, int] = (0, 1),
 ) -> Iterator[LogitChunk]:
     """Every response token once, with the logits of one or several models over one vocabulary.
 
@@ -53,11 +57,13 @@ def logit_chunks(
         rollout: finished rollouts.
         rows_at_once: the most rows of a pass.
         tokens_at_once: the most positions of a pass (a longer row goes alone).
+        turns: the first pass that is wanted, and the distance to the next one.
     """
     streams = [mx.default_stream(mx.default_device()), second_stream()]
     chunk = chunk_tokens(scorers[0].merge.size, len(scorers))
     readers = [scorer.is_teacher for scorer in scorers]
-    for packed in pack_rollout(rollout, rows_at_once, tokens_at_once, readers=readers):
+    passes = pack_rollout(rollout, rows_at_once, tokens_at_once, readers=readers)
+    for batch, packed in enumerate(islice(passes, turns[0], None, turns[1])):
         hidden = []
         for scorer, stream in zip(scorers, streams, strict=False):
             with mx.stream(stream):
@@ -76,4 +82,5 @@ def logit_chunks(
                     positions[places[group]],
                     [each[group] for each in states],
                     [each[group] for each in logits],
+                    batch,
                 )

@@ -58,6 +58,7 @@ def pack_rollout(
     tokens_at_once: int | None = None,
     buckets: bool = False,
     readers: Sequence[bool] = (False,),
+    chosen: np.ndarray | None = None,
 ) -> Iterator[Packed]:
     """All rows of a rollout in groups of similar length, the longest first.
 
@@ -68,10 +69,13 @@ def pack_rollout(
         buckets: round L and N up to `size_class`es and rows to what fits of that L, so that a
             compiled function sees few shapes: L decides b, and N has a few classes for each.
         readers: for each model that is going to read the rows, whether it is the teacher.
+        chosen: leave out all other rows.
     """
     # The last token predicts nothing, so no model needs to read it.
     totals = np.max([_starts(rollout, teacher) for teacher in readers], axis=0) + rollout.lengths
     order = np.argsort(-totals, kind="stable")
+    if chosen is not None:
+        order = order[np.isin(order, chosen)]
     start = 0
     while start < len(order):
         length = int(totals[order[start]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -56,6 +56,15 @@ def _token_means(records: Records, mask: np.ndarray, budget: float) -> Metrics:
         "trb/acceptance_rate": 1.0 - mean(records.corrected),
         "trb/budget_active_fraction": mean(active) if blended else 0.0,
         "trb/teacher_feasible_fraction": mean(records.weight >= 1.0) if blended else 0.0,
+    }
+
+
+def rank_metrics(rollout: Rollout, size: int, seconds: Mapping[str, float]) -> Metrics:
+    """Of several ranks: the tokens that each drew, and seconds of this one among the others."""
+    assert rollout.ranks is not None
+    tokens = np.bincount(rollout.ranks, weights=rollout.lengths, minlength=size)
+    return {f"ranks/{rank}_tokens": float(count) for rank, count in enumerate(tokens)} | {
+        f"time/ranks_{name}_s": spent for name, spent in seconds.items()
     }
 
 

@@ -11,28 +11,30 @@ from trb_mlx.config import Config
 from trb_mlx.config_file import flatten, load_config
 from trb_mlx.errors import UserError
 from trb_mlx.files import read_metrics
+from trb_mlx.ranks.folders import shared_folder
 from trb_mlx.runs.checkpoint import checkpoints, load_checkpoint
 from trb_mlx.runs.folder import MEMORY_KEYS, RunFolder
 from trb_mlx.training.trainer import Trainer
 
 
 def resume_from(folder: RunFolder, trainer: Trainer) -> None:
-    """Put the newest checkpoint in place; a run that has saved nothing yet begins again.
+    """Put rank 0's newest checkpoint in place; a run that has saved nothing yet begins again.
 
     Raises:
         UserError: the checkpoints are gone, or the newest is damaged or does not fit.
     """
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        return
-    state = load_checkpoint(newest, trainer.stepper.module, trainer.stepper.optimizer)
-    try:
-        trainer.restore(state)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"checkpoint {newest}: state.json's drafting is damaged; remove the checkpoint to "
-            "go on from the one before."
-        ) from error
+    group = trainer.group
+    with shared_folder(group, newest_checkpoint(folder) if group.leads else None) as newest:
+        if newest is None:
+            return
+        state = load_checkpoint(newest, trainer.stepper.module, trainer.stepper.optimizer)
+        try:
+            trainer.restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"checkpoint {newest}: state.json's drafting is damaged; remove the checkpoint to "
+                "go on from the one before."
+            ) from error
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:

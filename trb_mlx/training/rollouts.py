@@ -10,7 +10,9 @@ from trb_mlx.config import Config
 from trb_mlx.data.prompts import order
 from trb_mlx.models.pair import Pair
 from trb_mlx.ops.schedules import growing_horizon
+from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.rollout.behavior import make_behavior
+from trb_mlx.rollout.dealing import draw_dealt
 from trb_mlx.rollout.draft_length import Adaptive, DraftLength, Fixed, assumed_costs
 from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import sample_teacher, score, score_pair
@@ -26,9 +28,15 @@ class RolloutSampler:
     """
 
     def __init__(
-        self, config: Config, pair: Pair, prompts: Sequence[Prompt], keep_hidden: bool = False
+        self,
+        config: Config,
+        pair: Pair,
+        prompts: Sequence[Prompt],
+        keep_hidden: bool = False,
+        group: Group = ALONE,
     ) -> None:
         """With `keep_hidden` the teacher's last hidden states are recorded too."""
+        self._group = group
         self.behavior = make_behavior(config.behavior)
         self.draft_length: DraftLength | None = None
         self.peaks = PeakMemory()
@@ -74,13 +82,16 @@ class RolloutSampler:
 
     def sample(self, step: int) -> Rollout:
         """The rollouts of a step, counted from 0, with both models' records."""
-        rollout, limit = self._sample(step), self.max_tokens(step)
+        self._before = step, self.drafting
+        limit, whole = self.max_tokens(step), self._config.train.deterministic
+        rollout = draw_dealt(
+            self._group, self._jobs(step), limit, lambda jobs: self._draw(step, jobs), whole
+        )
         rollout.horizon = limit if limit < self._config.rollout.max_tokens else None
         return rollout
 
-    def _sample(self, step: int) -> Rollout:
-        self._before = step, self.drafting
-        config, pair, jobs = self._config, self._pair, self._jobs(step)
+    def _draw(self, step: int, jobs: list[Job]) -> Rollout:
+        config, pair = self._config, self._pair
         sizes = config.train.micro_batch_size, config.train.micro_batch_tokens
         supervised = is_supervised(config.target, step)
         warmed = 1.0 if supervised else self.behavior.temperature(step)

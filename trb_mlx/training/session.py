@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import mlx.core as mx
@@ -29,12 +30,15 @@ from trb_mlx.models.memory import limited_memory, machine_memory
 from trb_mlx.models.pair import Pair, make_pair
 from trb_mlx.models.self_teacher import load_models
 from trb_mlx.planning.run import check_fits
+from trb_mlx.ranks.agreement import agree
+from trb_mlx.ranks.group import ALONE, Group, joined
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.recording import HiddenPlan, plan_hidden
 from trb_mlx.rollout.text import response_texts
 from trb_mlx.runs.digests import check_digests, write_digests
 from trb_mlx.runs.folder import RunFolder, holding_run, write_config
 from trb_mlx.text import say
+from trb_mlx.training.alike import digests_of, settings_of
 from trb_mlx.training.announcement import announcement, next_commands
 from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.training.callbacks.checkpoints import CheckpointWriter
@@ -72,14 +76,36 @@ def train_run(
         Interrupted: a signal came; the state was saved.
     """
     begun = time.perf_counter()
+    with joined() as group:
+        if group.size > 1:
+            agree(group, settings_of(config) | {"--resume": resume})
+        console = console if group.leads else Console(quiet=True)
+        _train(config, folder, resume, console, teacher, force, group, begun)
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    resume: bool,
+    console: Console,
+    teacher: LanguageModel | None,
+    force: bool,
+    group: Group,
+    begun: float,
+) -> None:
+    """A rank's part of a run, whose folder is rank 0's alone."""
     tell = partial(say, console)
-    kept = load_config(folder.config) if resume and folder.config.exists() else None
+    kept = load_config(folder.config) if group.leads and resume and folder.config.exists() else None
+    if group.size > 1:
+        known = group.share("the run's config", kept and kept.model_dump(mode="json"))
+        kept = known and load_config(known)
     config = with_held_out(with_initial_lora(config), kept)
     prepare_backend()
     most = bounded(config.train.vocabulary_mb)
     limits = limited_memory(config.run.memory_limit_gb, tell)
     awake = kept_awake(config.run.keep_awake)
-    with holding_run(folder, config, resume), Verifier() as verifier, most, limits, awake:
+    holding = holding_run(folder, config, resume) if group.leads else nullcontext()
+    with holding, Verifier() as verifier, most, limits, awake:
         check_fits(config, force, tell)
         pair = load_run_pair(config, teacher)
         for scorer in (pair.student, pair.teacher):
@@ -87,14 +113,22 @@ def train_run(
         config = with_chat_template(config, pair)
         models = pair.student.model, pair.teacher.model
         prompts = split_prompts(config, models[0].tokenizer, tell, models[1].tokenizer)
-        if resume:
+        if resume and group.leads:
             check_digests(folder, config, vars(prompts), tell)
         contexts = [model.context for model in models]
         fitted_config, fitted_prompts = fit_split(config, prompts, contexts, tell)
         hidden = hidden_plan(fitted_config, pair)
-        trainer = make_trainer(fitted_config, pair, fitted_prompts, verifier, hidden.keep)
+        trainer = make_trainer(fitted_config, pair, fitted_prompts, verifier, hidden.keep, group)
         if resume:
             resume_from(folder, trainer)
+        if group.size > 1:
+            agree(group, digests_of(pair, fitted_prompts, hidden.keep))
+            tell(group.describe())
+            if config.lora.dropout:
+                tell("note: the masks of lora.dropout are not those of a run in one process")
+        if not group.leads:
+            trainer.run()
+            return
         summary = Summary(begun, read_metrics(folder.metrics) if trainer.step else ())
         trainer.callbacks = make_callbacks(trainer, folder, pair, summary, console)
         for line in announcement(config, folder, pair, trainer, hidden.reason):
@@ -170,7 +204,12 @@ def hidden_plan(config: Config, pair: Pair) -> HiddenPlan:
 
 
 def make_trainer(
-    config: Config, pair: Pair, prompts: PromptSplit, verifier: Verifier, keep_hidden: bool
+    config: Config,
+    pair: Pair,
+    prompts: PromptSplit,
+    verifier: Verifier,
+    keep_hidden: bool,
+    group: Group = ALONE,
 ) -> Trainer:
     """The trainer of a run, with fresh adapters in the student and no callbacks yet."""
     module = pair.student.model.module
@@ -180,15 +219,16 @@ def make_trainer(
         add_initial_adapter(module, config)
     if config.train.grad_checkpoint:
         checkpoint_layers(module)
-    stepper = Stepper(module, Objective(config.loss, pair, config.target), config.train)
+    stepper = Stepper(module, Objective(config.loss, pair, config.target), config.train, group)
     evaluation = resolve_eval(config.eval, config.eval.max_tokens or config.rollout.max_tokens)
     rows = (config.rollout.batch_size, config.train.micro_batch_size)
     return Trainer(
         config,
-        RolloutSampler(config, pair, prompts.train, keep_hidden),
+        RolloutSampler(config, pair, prompts.train, keep_hidden, group),
         stepper,
-        Evaluator(pair, prompts.eval, evaluation, verifier, config.train.seed, rows),
-        lambda rollout: row_rewards(pair.student, rollout, verifier),
+        Evaluator(pair, prompts.eval, evaluation, verifier, config.train.seed, rows, group),
+        lambda rollout: row_rewards(pair.student, rollout, verifier, group),
+        group=group,
     )
 
 

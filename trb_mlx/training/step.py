@@ -15,8 +15,10 @@ from trb_mlx.backend import can_compile, on_gpu
 from trb_mlx.config import TrainConfig
 from trb_mlx.errors import UserError
 from trb_mlx.interrupts import shielded
+from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.rollout.packing import pack_rollout
 from trb_mlx.training.objective import Objective
+from trb_mlx.training.reduction import Reduction
 from trb_mlx.types import Metrics, Rollout
 
 
@@ -27,8 +29,10 @@ class Stepper:
     micro-batches. An update with a loss or gradient that is not finite is skipped.
     """
 
-    def __init__(self, module: nn.Module, objective: Objective, config: TrainConfig) -> None:
-        """Set up AdamW for the trainable parameters of `module`.
+    def __init__(
+        self, module: nn.Module, objective: Objective, config: TrainConfig, group: Group = ALONE
+    ) -> None:
+        """Set up AdamW for the trainable parameters of `module`, which all ranks update alike.
 
         Raises:
             UserError: `train.compile: on` where no C++ compiler exists.
@@ -45,6 +49,8 @@ class Stepper:
         self._config = config
         self.objective = objective
         self._grad = self._make_grad(objective.loss)
+        self._group = group
+        self._reduction = Reduction(group, config.deterministic)
         self._before: Any = None
         self.updates = 0
         self.skipped = 0  # updates that were not applied
@@ -81,29 +87,39 @@ class Stepper:
     def _accumulate(self, rollout: Rollout) -> Any:
         """((loss, measures), gradients) of the whole rollout, micro-batch by micro-batch.
 
+        Every rank computes its part of them; the sum is the same on all.
+
         Nothing here waits for the device: it works on one micro-batch while the host packs the
         next. What it holds stays that of about one, since work is handed over in order and
         every intermediate result is let go of as soon as it is used.
         """
         config, total = self._config, int(rollout.lengths.sum())
-        sums: Any = None
+        parts: list[Any] = []
         shape: Any = None
-        for packed in pack_rollout(
-            rollout,
-            config.micro_batch_size,
-            config.micro_batch_tokens,
-            self.compiled,
-            self.objective.readers(rollout),
+        number = -1
+        for number, packed in enumerate(
+            pack_rollout(
+                rollout,
+                config.micro_batch_size,
+                config.micro_batch_tokens,
+                self.compiled,
+                self.objective.readers(rollout),
+                self._reduction.rows(rollout),
+            )
         ):
+            if not self._reduction.takes(number):
+                continue
+            if self._group.size > 1:  # dropout masks of its own, whichever rank draws them
+                key = (config.seed * 1_000_003 + rollout.step) * 1_009 + int(packed.rows[0])
+                mx.random.seed(key % 2**63)
             if packed.ids.shape != shape:
                 mx.clear_cache()  # buffers of another shape would lie idle
             shape = packed.ids.shape
             batch = self.objective.batch(rollout, packed, total)
             mx.async_eval(batch)  # type: ignore[no-untyped-call]
-            part = self._grad(batch)
-            sums = part if sums is None else tree_map(mx.add, sums, part)
-            mx.async_eval(sums)  # type: ignore[no-untyped-call]
-        return sums
+            parts = self._reduction.add(parts, self._grad(batch))
+            mx.async_eval(parts)  # type: ignore[no-untyped-call]
+        return self._reduction.total(parts, number + 1)
 
     def rewind(self, updates: int) -> None:
         """Take the last update back where more than `updates` were made."""

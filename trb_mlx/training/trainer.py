@@ -14,10 +14,11 @@ from trb_mlx.errors import RunError
 from trb_mlx.evaluation.evaluator import Evaluator
 from trb_mlx.interrupts import Interrupted, shielded, watching
 from trb_mlx.ops.schedules import learning_rate
+from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.runs.checkpoint import TrainingState
 from trb_mlx.training.callbacks.base import Callback
 from trb_mlx.training.cost import cost_metrics, is_over, tokens_read
-from trb_mlx.training.metrics import horizon_metrics, reward_metrics, rollout_metrics
+from trb_mlx.training.metrics import horizon_metrics, rank_metrics, reward_metrics, rollout_metrics
 from trb_mlx.training.rollouts import RolloutSampler
 from trb_mlx.training.step import Stepper
 from trb_mlx.training.target import is_exact
@@ -35,14 +36,16 @@ class Trainer:
         evaluator: Evaluator,
         rewards: Callable[[Rollout], list[float | None]],
         callbacks: Sequence[Callback] = (),
+        group: Group = ALONE,
     ) -> None:
-        """`rewards` gives 1, 0 or None for each rollout."""
+        """`rewards` gives 1, 0 or None for each rollout; `group` are the ranks that share it."""
         self.config = config
         self.sampler = sampler
         self.stepper = stepper
         self.evaluator = evaluator
         self.rewards = rewards
         self.callbacks = callbacks
+        self.group = group
         self.step = 0  # finished updates
         self.bad_steps = 0  # skipped in a row
         self.cost = Cost()  # of the finished updates
@@ -111,6 +114,8 @@ class Trainer:
         metrics |= {"memory/peak_gb": max(peaks.values())} | peaks
         if self.config.rollout.horizon is not None:
             metrics |= horizon_metrics(rollout, self.config.rollout.max_tokens)
+        if rollout.ranks is not None:
+            metrics |= rank_metrics(rollout, self.group.size, self.group.take_seconds())
         cost = self.cost + self._cost(rollout, trained, time.process_time() - cpu_begun)
         return StepResult(step + 1, metrics | cost_metrics(cost), rollout, rewards, cost)
 
@@ -122,12 +127,14 @@ class Trainer:
         drawers = self.sampler.drawers(rollout.step)
         again = is_exact(self.config.loss) and not kept
         student_tokens, teacher_tokens = tokens_read(rollout, trained, drawers, again)
+        # The clock is rank 0's, for all have to end at one step.
+        clocks = self.group.gather("the step's end", [(self._ticked - ticked) / 60, cpu_seconds])
         return Cost(
             int(trained.lengths.sum()),
             student_tokens,
             teacher_tokens,
-            (self._ticked - ticked) / 60,
-            cpu_seconds,
+            clocks[0][0],
+            sum(cpu for _, cpu in clocks),
         )
 
     def evaluate(self, step: int) -> Metrics:

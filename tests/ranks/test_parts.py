@@ -1,0 +1,73 @@
+"""What ranks are made of, in one process: the launcher's words, dealing, differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trb_mlx.errors import UserError
+from trb_mlx.ranks.agreement import agree
+from trb_mlx.ranks.group import Group, deal
+from trb_mlx.ranks.launch import Launch, launched, rank_timeout
+
+
+def hostfile(folder: Path, addresses: list[str]) -> str:
+    path = folder / "hosts.json"
+    path.write_text(json.dumps([[address] for address in addresses]))
+    return str(path)
+
+
+def test_without_a_launcher_a_process_is_by_itself() -> None:
+    assert launched({}) == Launch()
+
+
+def test_the_launchers_variables(tmp_path: Path) -> None:
+    hosts = hostfile(tmp_path, ["10.0.0.1:5000", "10.0.0.2:5000"])
+    ring = launched({"MLX_RANK": "1", "MLX_HOSTFILE": hosts})
+    assert ring == Launch(1, 2, "ring", "10.0.0.1")
+    nccl = {"MLX_WORLD_SIZE": "4", "MLX_RANK": "3", "NCCL_HOST_IP": "10.0.0.1"}
+    assert launched(nccl) == Launch(3, 4, "nccl", "10.0.0.1")
+    mpi = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    assert launched(mpi) == Launch(0, 2, "mpi", None)
+    with pytest.raises(UserError, match="MLX_"):
+        launched({"MLX_RANK": "2", "MLX_HOSTFILE": hosts})
+
+
+@pytest.mark.parametrize("text", ["soon", "1", "inf", "nan"])
+def test_a_timeout_is_seconds(text: str) -> None:
+    with pytest.raises(UserError, match="TRB_MLX_RANK_TIMEOUT"):
+        rank_timeout({"TRB_MLX_RANK_TIMEOUT": text})
+
+
+@pytest.mark.parametrize("hands", [1, 2, 3, 7])
+def test_all_is_dealt_once_and_evenly(hands: int) -> None:
+    costs = [9.0, 1.0, 4.0, 4.0, 2.0]
+    dealt = deal(costs, hands)
+    assert sorted(item for hand in dealt for item in hand) == [0, 1, 2, 3, 4]
+    loads = [sum(costs[item] for item in hand) for hand in dealt]
+    assert max(loads) - min(loads) <= max(costs)
+
+
+class Two(Group):
+    """Rank 0 of two, the other of which has `other`."""
+
+    size = 2
+
+    def __init__(self, other: dict[str, Any]) -> None:
+        super().__init__()
+        self.other = other
+
+    def gather(self, what: str, value: Any) -> list[Any]:
+        return [value, self.other]
+
+
+def test_each_difference_is_a_sentence() -> None:
+    agree(Two({"a": 1, "b": 2}), {"a": 1, "b": 2})
+    with pytest.raises(UserError) as caught:
+        agree(Two({"a": 1, "b": 3, "c": 4}), {"a": 1, "b": 2})
+    lines = str(caught.value).splitlines()
+    assert [line.split(" is ")[0] for line in lines] == ["b", "c"]
+    assert "2 on rank 0 and 3 on rank 1" in lines[0]

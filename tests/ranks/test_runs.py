@@ -1,0 +1,57 @@
+"""Whole runs in several processes: what they learn, and what ends them."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from trb_mlx.files import read_metrics
+
+
+def load_script() -> ModuleType:
+    path = Path(__file__).parent.parent.parent / "scripts/rank_faults.py"
+    spec = importlib.util.spec_from_file_location("rank_faults", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+faults = load_script()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    learnt: bytes = faults.finish(tmp_path_factory.mktemp("alone"), 1)
+    return learnt
+
+
+def test_two_ranks_learn_the_bits_of_one(tmp_path: Path, reference: bytes) -> None:
+    assert faults.finish(tmp_path, 2) == reference
+    last = list(read_metrics(tmp_path / "run/metrics.jsonl"))[-1]
+    drawn = [last["ranks/0_tokens"], last["ranks/1_tokens"]]
+    assert min(drawn) > 0
+
+
+@pytest.mark.parametrize(
+    ("rank", "delay", "by"), [(0, 0.0, "SIGKILL"), (1, 0.4, "SIGKILL"), (1, 0.0, "SIGSTOP")]
+)
+def test_a_lost_rank_ends_the_other(
+    tmp_path: Path, reference: bytes, rank: int, delay: float, by: str
+) -> None:
+    faults.kill(tmp_path, rank, delay, reference, signal.Signals[by])
+
+
+def test_another_config_is_a_sentence(tmp_path: Path) -> None:
+    run = faults.Run(tmp_path, 2, own=([], ["train.seed=5"]))
+    ended = run.end(100)
+    assert [each.code for each in ended] == [2, 2]
+    assert "train.seed is" in " ".join(ended[0].output.split())
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,51 @@
+"""A folder of rank 0's, on every rank."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from trb_mlx.ranks.group import Group
+
+
+@contextmanager
+def shared_folder(
+    group: Group, folder: Path | None, names: Sequence[str] | None = None
+) -> Iterator[Path | None]:
+    """Rank 0's folder, or a copy of it under the same name elsewhere, which is gone afterwards.
+
+    Args:
+        group: everyone.
+        folder: rank 0's, or None: then all get None. Of no account elsewhere.
+        names: what of it is copied, where it is there; None copies all.
+    """
+    if group.size == 1:
+        yield folder
+        return
+    name = group.share("a folder", folder and folder.name)
+    if name is None:
+        yield None
+        return
+    packed = base64.b64encode(_pack(folder, names)).decode() if group.leads and folder else ""
+    content = base64.b64decode(group.share("a folder's files", packed))
+    if group.leads:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="trb-mlx-") as place:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(Path(place) / name, filter="data")
+        yield Path(place) / name
+
+
+def _pack(folder: Path, names: Sequence[str] | None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in ["."] if names is None else names:
+            if (folder / name).exists():
+                archive.add(folder / name, arcname=name)
+    return buffer.getvalue()
