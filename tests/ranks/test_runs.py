@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -55,3 +56,13 @@ def test_another_config_is_a_sentence(tmp_path: Path) -> None:
     assert [each.code for each in ended] == [2, 2]
     assert "train.seed is" in " ".join(ended[0].output.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [taken.getsockname()[1], *faults.free_ports(1)]
+        ended = faults.Run(tmp_path, 2, ports=ports).end(100)
+    assert ended[0].code == 2
+    assert "its port is taken" in " ".join(ended[0].output.split())
+    assert ended[1].code != 0
+    assert "rank 1 of 2 did not find the others" in " ".join(ended[1].output.split())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from subprocess import PIPE, Popen
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +21,12 @@ from trb_mlx.ranks.launch import TIMEOUT, Launch
 
 _LETTER_BYTES = 1024  # of rank 0's letter to all, which says where it listens
 _HELLO_BYTES = 40
+_WATCH = """
+import os, select, signal, sys
+if not select.select([0], [], [], float(sys.argv[1]))[0]:
+    print(f"trb-mlx: {sys.argv[3]}", file=sys.stderr, flush=True)
+    os.kill(int(sys.argv[2]), signal.SIGKILL)
+"""
 
 
 def connect(launch: Launch, engine: Engine, timeout: float) -> Any:
@@ -25,17 +34,19 @@ def connect(launch: Launch, engine: Engine, timeout: float) -> Any:
 
     Raises:
         UserError: a port is taken, or the group is of another size than the launcher's.
-        RunError: the others do not come within `timeout` seconds.
+        RunError: the others cannot be reached.
+
+    Where not all come within `timeout` seconds, this process is ended with a sentence.
     """
-    begun = time.monotonic()
 
     def waiting(wait: Callable[[float], bool]) -> None:
         while not wait(0.2):
-            if time.monotonic() - begun > timeout:
-                raise RunError(_not_found(launch, f"none came within {timeout:.0f} s"))
+            pass
 
+    late = _not_found(launch, f"not all came within {timeout:.0f} s")
     try:
-        group = engine.connect(launch.backend, waiting)
+        with _ended_after(timeout, late):
+            group = engine.connect(launch.backend, waiting)
     except RuntimeError as error:
         text = one_line(str(error))
         if "bind" in text.lower() or "listen" in text.lower():
@@ -51,6 +62,18 @@ def connect(launch: Launch, engine: Engine, timeout: float) -> Any:
             f"{group.size()}; expected a back end that fits (mlx.launch --backend)."
         )
     return group
+
+
+@contextmanager
+def _ended_after(seconds: float, sentence: str) -> Iterator[None]:
+    """End this process with a sentence where `seconds` pass inside.
+
+    Another process does: MLX's init keeps the interpreter's lock, so that no thread of this one
+    could. It ends with this one, whose end it sees by its input.
+    """
+    command = [sys.executable, "-ISc", _WATCH, str(seconds), str(os.getpid()), sentence]
+    with Popen(command, stdin=PIPE, start_new_session=True):  # leaving closes its input
+        yield
 
 
 def _not_found(launch: Launch, reason: str) -> str:
