@@ -38,12 +38,13 @@ from trb_mlx.ops import sampling, trust_region
 from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
 from trb_mlx.ops.fused_head import fused_head_loss
+from trb_mlx.ops.jensen_shannon import forward_kl, generalized_jsd
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.replacement import keep_or_replace
 from trb_mlx.ops.sampling import draw
 from trb_mlx.rollout import row_cache
 from trb_mlx.rollout.behavior import Blend
-from trb_mlx.rollout.recording import pair_records, student_records
+from trb_mlx.rollout.recording import pair_records, student_records, teacher_records
 from trb_mlx.rollout.row_cache import Offsets, RowKVCache
 
 VOCAB, ROWS, BLOCK, SUPPORT = 151_936, 8, 4, 16
@@ -58,6 +59,12 @@ VIEWS = {
 SORTS = {"Sort", "ArgSort", "Partition", "ArgPartition"}
 # No kernel on a GPU: mx.linalg's factorisations, and float64 of anything.
 MISSING = {"Cholesky", "Eig", "Eigh", "Inverse", "LUF", "QRF", "SVD"}
+# Losses of the whole vocabulary.
+WHOLE = {
+    "exact": reverse_kl,
+    "forward_kl": forward_kl,
+    "jsd": lambda logits, teacher: generalized_jsd(logits, teacher, 0.5),
+}
 LARGEST = 2**31  # entries that an index of 32 bits reaches
 Message = dict[str, Any]
 
@@ -166,22 +173,32 @@ class Traced:
         self.module.update(tree_unflatten(list(arrays.items())))
         return self.module(ids, cache=cache)
 
-    def token_part(self, name: str, tokens: int, ragged: bool = True) -> Part:
-        """`tokens` tokens of `ROWS` rows, whose caches hold nearly `PLACES` places."""
+    def token_part(self, name: str, tokens: int) -> Part:
+        """`tokens` tokens of `ROWS` ragged rows, whose caches hold nearly `PLACES` places.
+
+        It is what a second pass adds to a first: adapters are cast and joined once an update.
+        """
+        both, first = self._passes(tokens, 2), self._passes(tokens, 1)
+        return _less(name, both, first)
+
+    def _passes(self, tokens: int, count: int) -> Part:
         shapes = [layer.state for layer in self._caches()]
 
         def step(ids: mx.array, *buffers: mx.array, **arrays: mx.array) -> Any:
-            lengths = np.full(ROWS, PLACES - 64) - (np.arange(ROWS) if ragged else 0)
-            offsets, layers = Offsets(lengths, self.heads), []
+            offsets, layers = Offsets(PLACES - 64 - np.arange(ROWS), self.heads), []
             for number in range(len(shapes)):
                 layers.append(RowKVCache(offsets))
                 layers[-1].keys, layers[-1].values = buffers[2 * number : 2 * number + 2]
-            logits = self(ids, layers, arrays)
-            return [logits, *(each for layer in layers for each in layer.state)]
+            logits = []
+            for own in mx.split(ids, count, axis=1):
+                logits.append(self(own, layers, arrays))
+                offsets.set(offsets.lengths + tokens)
+            return [*logits, *(each for layer in layers for each in layer.state)]
 
         buffers = [_spread(each.shape, each.dtype) for state in shapes for each in state]
         row_cache.on_gpu = lambda: True
-        return trace(name, step, mx.zeros((ROWS, tokens), mx.int32), *buffers, **self.arrays)
+        ids = mx.zeros((ROWS, count * tokens), mx.int32)
+        return trace("", step, ids, *buffers, **self.arrays)
 
     def _caches(self) -> list[RowKVCache]:
         offsets = Offsets([0] * ROWS)
@@ -201,7 +218,7 @@ def model_parts(layers: tuple[int | None, int | None]) -> Iterator[Part]:
         yield student.token_part("student, a drafted token", 1)
         teacher = Traced(TEACHER, layers[1], Path(place), False)
         yield teacher.token_part(f"teacher, a pass of {BLOCK}", BLOCK)
-        for mode in ("exact", "tail"):
+        for mode in ("exact", "tail", "forward_kl", "jsd"):
             yield _step_part(student, mode)
 
 
@@ -216,8 +233,8 @@ def _step_part(student: Traced, mode: str) -> Part:
         return weights.as_linear(hidden).astype(mx.float32)
 
     def token_loss(logits: mx.array, arrays: dict[str, mx.array]) -> Any:
-        if mode == "exact":
-            return reverse_kl(logits, log_softmax(arrays["teacher"])), {}
+        if mode in WHOLE:
+            return WHOLE[mode](logits, log_softmax(arrays["teacher"])), {}
         support = arrays["support"], arrays["teacher_support"], arrays["teacher_rest"]
         return reverse_kl_on_support(logits, *support, "tail"), {}
 
@@ -233,7 +250,7 @@ def _step_part(student: Traced, mode: str) -> Part:
         value, grads = nn.value_and_grad(student.module, loss)(ids)
         return [value, *(grad for _, grad in tree_flatten(grads))]
 
-    if mode == "exact":
+    if mode in WHOLE:
         targets = {"teacher": _spread((count, VOCAB), mx.float32)}
     else:
         kept = {"teacher_support": mx.float32, "support": mx.int32}
@@ -284,6 +301,12 @@ def vocabulary_parts() -> Iterator[Part]:
 
     part = trace("", of_two(records), logits, logits, tokens, logits, number)
     yield _less("records of both", part, both)
+
+    def scores(one: Any, tokens: Any, support: Any) -> Any:
+        return list(teacher_records(softmax(one), tokens, support, 1.0).values())
+
+    support = mx.zeros((ROWS, SUPPORT), mx.int32)
+    yield trace("scoring: the teacher's softmax and records", scores, logits, tokens, support)
 
     def alone(one: Any, tokens: Any) -> Any:
         return list(student_records(softmax(one), tokens, SUPPORT, 1.0).values())

@@ -25,13 +25,16 @@ BUDGET = {
     "solver, a trial": (47, 219),
     "test and replacement, all rows": (82, 50),
     "records of both": (74, 160),
+    "scoring: the teacher's softmax and records": (60, 182),
     "vanilla: softmax and records": (42, 133),
     "SKD's law": (31, 127),
     "nucleus, its long way": (443, 1014),
-    "student, a drafted token": (104, 800),
-    "teacher, a pass of 4": (72, 690),
+    "student, a drafted token": (72, 795),
+    "teacher, a pass of 4": (72, 691),
     "update, exact: 2 × 128 tokens": (455, 8028),
     "update, tail: 2 × 128 tokens": (503, 5858),
+    "update, forward_kl: 2 × 128 tokens": (503, 11043),
+    "update, jsd: 2 × 128 tokens": (648, 17055),
 }
 
 
