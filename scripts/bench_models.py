@@ -15,11 +15,13 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.llama import Model, ModelArgs
 
 from trb_mlx.config import ModelConfig
+from trb_mlx.models.head import split_model
 from trb_mlx.models.loading import LanguageModel
 from trb_mlx.models.pair import Pair, Scorer, load_pair
 from trb_mlx.ops.vocab import merge_stops
 
 STUDENT, TEACHER = "bundled:arithmetic-student", "bundled:arithmetic-teacher"
+UNREAL = -30.0  # the logit of ids that only pad a vocabulary: together 1e-8 of the mass
 
 
 def widened_pair(student_width: int, teacher_width: int) -> Pair:
@@ -28,6 +30,24 @@ def widened_pair(student_width: int, teacher_width: int) -> Pair:
     widen(pair.student.model.module, student_width)
     widen(pair.teacher.model.module, teacher_width)
     return pair
+
+
+def padded_pair(student_width: int, teacher_width: int, vocab: int) -> Pair:
+    """`widened_pair` under heads of so many ids, of which all but its own are never drawn."""
+    pair = widened_pair(student_width, teacher_width)
+    return Pair(_padded(pair.student, vocab), _padded(pair.teacher, vocab))
+
+
+def _padded(scorer: Scorer, vocab: int) -> Scorer:
+    module = scorer.model.module
+    weight = module.model.embed_tokens.weight[: scorer.merge.size]
+    head = nn.Linear(weight.shape[1], vocab)
+    head.weight = mx.pad(weight, [(0, vocab - len(weight)), (0, 0)])
+    head.bias = mx.where(mx.arange(vocab) < len(weight), 0.0, UNREAL)
+    module.lm_head, module.args.tie_word_embeddings = head, False
+    mx.eval(module.parameters())
+    merge = dataclasses.replace(scorer.merge, size=vocab)
+    return dataclasses.replace(scorer, merge=merge, split=split_model(module))
 
 
 def smollm2_pair() -> Pair:

@@ -1,4 +1,6 @@
-"""What surrounds the models in a round, in log-softmaxes of the same rows: CPU seconds.
+"""What surrounds the models in a round, in log-softmaxes of the same rows.
+
+CPU seconds, or where a GPU computes, seconds until it is done.
 
 Rows are those of `bench_trust_region`. The whole round is `rollout.speculative`'s own, with models
 that answer at once: drafts, the blend, tests, replacements and records of one token a row.
@@ -19,13 +21,16 @@ from bench_models import endless, random_scorer
 from bench_rollouts import VANILLA_TOKENS
 from bench_trust_region import make_rows
 
+from trb_mlx.backend import on_gpu
 from trb_mlx.bounds import row_groups
 from trb_mlx.config import BehaviorConfig
+from trb_mlx.kernels.blend import solve_blend
+from trb_mlx.ops import trust_region
 from trb_mlx.ops.coupling import accept_drafts
 from trb_mlx.ops.distribution import Distribution, softmax
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.sampling import draw
-from trb_mlx.ops.trust_region import solve_blend, solve_blend_weight
+from trb_mlx.ops.trust_region import solve_blend_weight
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.recording import student_records, teacher_records
 from trb_mlx.rollout.sampler import sample
@@ -36,15 +41,16 @@ Row = dict[str, Any]
 VOCABS, BUDGETS, SUPPORT = (49_152, 151_936), (0.001, 0.02, 0.3), 16
 
 
-def cpu_seconds(repeats: int, sides: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median CPU seconds of each side, all taken in turn; a first turn warms up."""
+def seconds_of(repeats: int, sides: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each side, all taken in turn; a first turn warms up."""
+    clock = time.perf_counter if on_gpu() else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, side in sides.items():
-            begun = time.process_time()
+            begun = clock()
             mx.eval(side())
             if turn:
-                seconds[name].append(time.process_time() - begun)
+                seconds[name].append(clock() - begun)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -78,7 +84,10 @@ def whole_round(
 
 
 def compare_parts(vocab: int, budget: float, rows: int, repeats: int, seed: int) -> Row:
-    """One line of the table: milliseconds of a log-softmax, and the parts in units of it."""
+    """One line of the table: milliseconds of a log-softmax, and the parts in units of it.
+
+    `plain_blend` is `blend` without the GPU's kernel.
+    """
     student, teacher = make_rows(rows, vocab, seed)
     noise = mx.array(np.random.default_rng(seed).random((2, rows, 2), np.float32))
     groups = row_groups(rows, vocab)
@@ -115,6 +124,11 @@ def compare_parts(vocab: int, budget: float, rows: int, repeats: int, seed: int)
         "blend": each(
             lambda part, s, t: list(solve_blend(s, t.logprobs, budget)), students, teachers
         ),
+        "plain_blend": each(
+            lambda part, s, t: list(trust_region.solve_blend(s, t.logprobs, budget)),
+            students,
+            teachers,
+        ),
         "tests": each(tested, students, blends, tokens),
         "student_records": each(
             lambda part, of, z: student_records(of, z, SUPPORT, 1.0), students, tokens
@@ -124,14 +138,14 @@ def compare_parts(vocab: int, budget: float, rows: int, repeats: int, seed: int)
         ),
         "round": whole_round(student, teacher, budget, noise),
     }
-    seconds = cpu_seconds(repeats, sides)
+    seconds = seconds_of(repeats, sides)
     unit = seconds.pop("log_softmax")
     shares = {name: value / unit for name, value in seconds.items()}
     return {"vocab": vocab, "budget": budget, "log_softmax_ms": 1e3 * unit / rows} | shares
 
 
 def compare_recording(vocab: int, batch: int, repeats: int, seed: int) -> Row:
-    """CPU seconds of vanilla rollouts of a small model, without and with records."""
+    """Seconds of vanilla rollouts of a small model, without and with records."""
     scorer = endless(random_scorer(vocab, seed))
     prompts = [Prompt(i, "", tuple(range(i + 1, i + 33))) for i in range(batch)]
     jobs = [Job(prompt, RolloutKey(seed, 0, prompt.index, 0)) for prompt in prompts]
@@ -141,6 +155,6 @@ def compare_recording(vocab: int, batch: int, repeats: int, seed: int) -> Row:
     def drawn(how: Sampling) -> Callable[[], Any]:
         return lambda: mx.array(sample(scorer, jobs, how).tokens)
 
-    seconds = cpu_seconds(repeats, {"plain": drawn(sampling), "recorded": drawn(recorded)})
+    seconds = seconds_of(repeats, {"plain": drawn(sampling), "recorded": drawn(recorded)})
     added = seconds["recorded"] / seconds["plain"] - 1.0
     return {"vocab": vocab, "batch": batch, "added": added} | seconds

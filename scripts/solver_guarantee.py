@@ -20,6 +20,9 @@ import numpy as np
 from kernel_on_host import solve_weight_on_host
 from metal_emulation import like_metal
 
+from trb_mlx.backend import on_gpu
+from trb_mlx.kernels.blend import launch
+from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.trust_region import SUPPORT_FLOOR, TEACHER_FLOOR, solve_blend_weight
 
 LEAST, MOST, SHORT_SHARE = 0.99, 1.001, 1e-5
@@ -96,6 +99,11 @@ KINDS: tuple[Callable[..., Logits], ...] = (
 )  # fmt: skip
 
 
+def solve_weight_on_gpu(student: mx.array, teacher: mx.array, budget: mx.array) -> mx.array:
+    """`solve_blend_weight` by the kernel's launch."""
+    return launch(softmax(student), teacher, budget).weight
+
+
 class Shares(NamedTuple):
     """KL/ε of the rows whose budget binds, and of all rows whatever their weight."""
 
@@ -160,7 +168,8 @@ def examine(
     """Shares by kind of at least so many binding rows, in batches of `rows`."""
     found: dict[str, list[Shares]] = {kind.__name__: [] for kind in KINDS}
     seen = 0
-    solve = partial(solve_weight_on_host, metal=metal) if kernel else None
+    on_host = partial(solve_weight_on_host, metal=metal)
+    solve = None if not kernel else solve_weight_on_gpu if on_gpu() else on_host
     with like_metal(seed) if metal else nullcontext():
         for kind, shares in batches(seed, rows, vocab, solve):
             found[kind].append(shares)
@@ -178,7 +187,9 @@ def examine(
 @click.option("--rows", default=198_000, show_default=True, help="Binding rows of V up to 4,096.")
 @click.option("--wide", default=2_000, show_default=True, help="Binding rows of V = 151,936.")
 @click.option("--metal", is_flag=True, help="Compute as Metal would.")
-@click.option("--kernel", is_flag=True, help="By the GPU's kernel, compiled for this CPU.")
+@click.option(
+    "--kernel", is_flag=True, help="By the GPU's kernel; without a GPU, compiled for this CPU."
+)
 @click.option("--seed", default=0, show_default=True)
 def main(rows: int, wide: int, metal: bool, kernel: bool, seed: int) -> None:
     """Print the table; exit 1 where the guarantee fails."""

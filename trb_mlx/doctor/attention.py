@@ -38,7 +38,7 @@ def _gaps(size: int, dtype: mx.Dtype) -> Iterator[float]:
     for groups in GROUPS:
         for window in WINDOWS:
             rng = np.random.default_rng(size + groups)
-            offsets = Offsets([0] * len(LENGTHS))
+            offsets = Offsets([0] * len(LENGTHS), KEY_HEADS * groups)
             cache = RowKVCache(offsets, window)
             keys, values = (_random(rng, KEY_HEADS, LENGTHS[0], size, dtype) for _ in range(2))
             mx.eval(cache.update_and_fetch(keys, values))
