@@ -18,11 +18,11 @@ from trb_mlx.errors import UserError
 from trb_mlx.evaluation.target import open_target
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, make_scorer
-from trb_mlx.rollout import cache_trial
+from trb_mlx.rollout import cache_trial, row_cache
 from trb_mlx.rollout.cache_trial import make_decoder
 from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
 from trb_mlx.rollout.layer_caches import flatten
-from trb_mlx.rollout.row_cache import Offsets
+from trb_mlx.rollout.row_cache import Offsets, RowKVCache
 
 MERGED_FAIL = {"gemma2"}  # mlx-lm's own batch caches do not work with its scores of grouped heads
 PROMPTS = [tuple(t.encode()) for t in ("a", "Compute 12+7.", "the quick brown fox jumps", "hm?")]
@@ -251,3 +251,17 @@ def test_a_prefill_is_shared_by_the_rollouts_of_one_prompt(
     decoder.prefill([PROMPTS[1]] * 5 + [PROMPTS[2]] * 3)
     decoder.prefill([PROMPTS[2]] * 2)
     assert read == [(2, len(PROMPTS[2]) - 1)]
+
+
+def test_a_gpu_is_given_one_mask_for_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values are the same; a single row, more tokens and unknown heads keep the small one."""
+
+    def masks(count: int, lengths: list[int], heads: int | None) -> np.ndarray:
+        return np.asarray(RowKVCache(Offsets(lengths, heads)).make_mask(count))
+
+    few, many = masks(2, [3, 1], 4), masks(9, [3, 1], 4)
+    monkeypatch.setattr(row_cache, "on_gpu", lambda: True)
+    np.testing.assert_array_equal(masks(2, [3, 1], 4), np.broadcast_to(few, (2, 4, 2, 5)))
+    np.testing.assert_array_equal(masks(9, [3, 1], 4), many)
+    assert masks(2, [3], 4).shape == (1, 1, 2, 5)
+    assert masks(2, [3, 1], None).shape == (2, 1, 2, 5)
