@@ -101,7 +101,7 @@ KINDS: tuple[Callable[..., Logits], ...] = (
 
 def solve_weight_on_gpu(student: mx.array, teacher: mx.array, budget: mx.array) -> mx.array:
     """`solve_blend_weight` by the kernel's launch."""
-    return launch(softmax(student), teacher, budget).weight
+    return launch(softmax(student), softmax(teacher).logprobs, budget).weight
 
 
 class Shares(NamedTuple):

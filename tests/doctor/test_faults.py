@@ -14,7 +14,6 @@ import pytest
 from trb_mlx.doctor import (
     attention,
     losses,
-    precision,
     rollouts,
     solving,
     training,
@@ -22,6 +21,7 @@ from trb_mlx.doctor import (
 )
 from trb_mlx.doctor.check import FAIL, PASS, SKIPPED, Check, run_check
 from trb_mlx.doctor.examination import CHECKS
+from trb_mlx.models import precision
 from trb_mlx.ops import divergence, trust_region
 from trb_mlx.rollout import cache_trial, generator, row_cache, speculative
 from trb_mlx.runs import checkpoint

@@ -16,6 +16,7 @@ from tiny import DEAF, EXTRAS, HYBRIDS, SIZES, make_model
 from trb_mlx.config import ModelConfig
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.target import open_target
+from trb_mlx.models import precision
 from trb_mlx.models.loading import load_model
 from trb_mlx.models.pair import Scorer, make_scorer
 from trb_mlx.rollout import cache_trial, row_cache
@@ -168,6 +169,23 @@ def test_rounding_in_16_bits_hides_no_padding(
     read = shapes_read(monkeypatch)
     decoder.prefill([PROMPTS[1], PROMPTS[2]])
     assert read == [(1, len(PROMPTS[1]) - 1), (1, len(PROMPTS[2]) - 1)]
+
+
+def test_products_of_few_bits_are_no_fault_of_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that rounds to TF32 moves float32 models as much as 16 bits move others."""
+    plain = Scorer.hidden
+    monkeypatch.setattr(
+        Scorer,
+        "hidden",
+        lambda self, ids, cache=None: plain(self, ids, cache) * (1.03 ** bool(cache)),
+    )
+    scorer = scorer_of("llama", tmp_path)
+    with pytest.raises(UserError, match="other probabilities"):
+        make_decoder(scorer)
+    monkeypatch.setattr(precision, "product_rounding", lambda: 1e-4)
+    assert isinstance(make_decoder(scorer), RowDecoder)
 
 
 def test_a_wrong_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding
-from trb_mlx.doctor.precision import bound
+from trb_mlx.models.precision import bound
 from trb_mlx.rollout.row_cache import Offsets, RowKVCache
 
 HEAD_SIZES = (64, 128, 256)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding
-from trb_mlx.doctor.precision import bound
+from trb_mlx.models.precision import bound
 from trb_mlx.ops.divergence import (
     SUPPORT_MODES,
     reverse_kl,

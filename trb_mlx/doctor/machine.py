@@ -16,8 +16,8 @@ import mlx.core as mx
 
 from trb_mlx import __version__
 from trb_mlx.backend import METAL_ENVIRONMENT, on_gpu, on_metal
-from trb_mlx.doctor.precision import EXACT_PRODUCTS, product_rounding, row_gap
 from trb_mlx.models.memory import machine_memory
+from trb_mlx.models.precision import EXACT_PRODUCTS, product_rounding, row_gap
 
 # MLX's Linux wheel links a reference BLAS: about 4 GFLOP/s on two cores, and with OpenBLAS 180
 # (docs/log.md). Between the two, a busy machine alone is not told to change its BLAS.

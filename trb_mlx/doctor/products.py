@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from trb_mlx.backend import on_gpu
-from trb_mlx.doctor import precision
 from trb_mlx.doctor.check import Finding
-from trb_mlx.doctor.precision import bound
+from trb_mlx.models import precision
+from trb_mlx.models.precision import bound
 
 WIDTH, OUTPUTS, GROUP, BITS = 512, 1024, 64, 4
 ROWS = (1, 5, 40)  # a token, a block, a batch of blocks: a GPU has a kernel for each

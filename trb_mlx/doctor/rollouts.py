@@ -11,9 +11,9 @@ import numpy as np
 from trb_mlx.config import BehaviorConfig, ModelConfig
 from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding
-from trb_mlx.doctor.precision import bound
 from trb_mlx.doctor.tiny import STOP, tiny_pair
 from trb_mlx.models.pair import Pair, Scorer, load_pair
+from trb_mlx.models.precision import bound
 from trb_mlx.rollout.behavior import make_behavior
 from trb_mlx.rollout.decoder import RowDecoder
 from trb_mlx.rollout.draft_length import Fixed

@@ -15,11 +15,11 @@ from trb_mlx.backend import can_compile
 from trb_mlx.config import LoraConfig, LossConfig, TrainConfig
 from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding, Skip
-from trb_mlx.doctor.precision import bound
 from trb_mlx.doctor.tiny import tiny_pair
 from trb_mlx.models.head import split_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.pair import Pair
+from trb_mlx.models.precision import bound
 from trb_mlx.models.self_teacher import self_teacher
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.rollout.sampler import sample

@@ -16,6 +16,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from trb_mlx.models.precision import bound
+
 # What mlx-lm's models call their body, and a wrapper's text model.
 BODIES = ("model", "transformer", "backbone")
 WRAPPED = "language_model"
@@ -91,7 +93,7 @@ def split_model(module: nn.Module) -> Split | None:
             return None
         # Equal to rounding: other shapes of a product may add in another order.
         gap, size = (mx.abs(x.astype(mx.float32)).max() for x in (logits - expected, expected))
-        same = bool(gap <= size * max(1e-5, 2 * mx.finfo(expected.dtype).eps))
+        same = bool(gap <= size * max(bound(1e-5, 4e-3), 2 * mx.finfo(expected.dtype).eps))
     except (AttributeError, IndexError, TypeError, ValueError):  # built in some other way
         return None
     return Split(inner, name, frozenset(read)) if same else None

@@ -13,6 +13,7 @@ import numpy as np
 
 from trb_mlx.errors import UserError
 from trb_mlx.models.pair import Scorer
+from trb_mlx.models.precision import bound
 from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.numerics import total_variation
 from trb_mlx.rollout.decoder import Decoder, MergedDecoder, RowDecoder, SeparateDecoder
@@ -52,7 +53,8 @@ def make_decoder(scorer: Scorer) -> Decoder:
 
 def _choose_decoder(scorer: Scorer) -> Make:
     """Rows that can be trimmed, else mlx-lm's batch caches, else no batches at all."""
-    usual = ROUNDING if scorer.model.is_float32 else ROUNDING_16_BIT
+    fine = bound(ROUNDING, ROUNDING_16_BIT)  # TF32 keeps as many bits as float16
+    usual = fine if scorer.model.is_float32 else ROUNDING_16_BIT
     failures: list[Exception] = []
     gaps: dict[Make, float] = {}
     for make in TRIMMABLE:
