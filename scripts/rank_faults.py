@@ -126,9 +126,9 @@ def adapter(folder: Path) -> bytes:
     return (folder / "run/adapters/adapters.safetensors").read_bytes()
 
 
-def finish(folder: Path, size: int, resume: bool = False) -> bytes:
+def finish(folder: Path, size: int, resume: bool = False, settings: Sequence[str] = ()) -> bytes:
     """Run to the end; what was learnt."""
-    for ended in Run(folder, size, resume=resume).end(300):
+    for ended in Run(folder, size, settings, resume=resume).end(300):
         assert ended.code == 0, ended.output
     return adapter(folder)
 

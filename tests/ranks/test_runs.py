@@ -41,6 +41,23 @@ def test_two_ranks_learn_the_bits_of_one(tmp_path: Path, reference: bytes) -> No
     assert min(drawn) > 0
 
 
+def test_a_run_goes_on_with_other_numbers_of_ranks(tmp_path: Path, reference: bytes) -> None:
+    """The adapter of the reference, to the bit."""
+    faults.finish(tmp_path, 2, settings=["train.steps=2"])
+    faults.finish(tmp_path, 1, resume=True, settings=["train.steps=4"])
+    assert faults.finish(tmp_path, 4, resume=True) == reference
+
+
+def test_an_interrupt_of_one_rank_saves_all(tmp_path: Path, reference: bytes) -> None:
+    run = faults.Run(tmp_path, 2)
+    run.wait_for("step 1 begins")
+    run.processes[1].send_signal(signal.SIGINT)
+    ended = run.end()
+    assert all(each.code == 130 for each in ended), ended
+    assert "stopped by SIGINT on rank 1" in " ".join(ended[0].output.split())
+    assert faults.finish(tmp_path, 2, resume=True) == reference
+
+
 @pytest.mark.parametrize(
     ("rank", "delay", "by"), [(0, 0.0, "SIGKILL"), (1, 0.4, "SIGKILL"), (1, 0.0, "SIGSTOP")]
 )

@@ -124,8 +124,11 @@ def _train(
         if group.size > 1:
             agree(group, digests_of(pair, fitted_prompts, hidden.keep))
             tell(group.describe())
-            if config.lora.dropout:
-                tell("note: the masks of lora.dropout are not those of a run in one process")
+            if config.lora.dropout and not config.train.deterministic:
+                tell(
+                    "note: the masks of lora.dropout are not those of a run in one process "
+                    "(train.deterministic makes them so)"
+                )
         if not group.leads:
             trainer.run()
             return

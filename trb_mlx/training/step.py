@@ -109,7 +109,7 @@ class Stepper:
         ):
             if not self._reduction.takes(number):
                 continue
-            if self._group.size > 1:  # dropout masks of its own, whichever rank draws them
+            if self._group.size > 1 or config.deterministic:  # masks whichever rank draws them
                 key = (config.seed * 1_000_003 + rollout.step) * 1_009 + int(packed.rows[0])
                 mx.random.seed(key % 2**63)
             if packed.ids.shape != shape:
