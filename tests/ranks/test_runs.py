@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import mlx.core as mx
 import pytest
 
 from trb_mlx.files import read_metrics
+from trb_mlx.models.loading import resolve
 
 
 def load_script() -> ModuleType:
@@ -83,3 +88,40 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
     assert "its port is taken" in " ".join(ended[0].output.split())
     assert ended[1].code != 0
     assert "rank 1 of 2 did not find the others" in " ".join(ended[1].output.split())
+
+
+def test_other_data_and_weights_are_sentences(tmp_path: Path) -> None:
+    """Where they lie may differ, what lies there may not."""
+    student = tmp_path / "student"
+    shutil.copytree(resolve("bundled:arithmetic-student"), student)
+    weights = student / "model.safetensors"
+    arrays = dict(mx.load(str(weights)))
+    name = next(name for name in arrays if name.endswith("q_proj.weight"))
+    mx.save_safetensors(str(weights), arrays | {name: 2 * arrays[name]}, {"format": "mlx"})
+    settings = []
+    for rank, end in enumerate("?!"):
+        rows = [{"question": f"Compute {each}+1{end}"} for each in range(40)]
+        path = tmp_path / f"train{rank}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        model = student if rank else "bundled:arithmetic-student"
+        settings.append([f"data.train.source={path}", f"student.model={model}"])
+    ended = faults.Run(tmp_path, 2, own=settings).end(100)
+    assert [each.code for each in ended] == [2, 2], ended
+    text = " ".join(ended[0].output.split())
+    assert "the digest of the training prompts is" in text
+    assert "the digest of the student's weights is" in text
+    assert "teacher's weights" not in text
+
+
+def test_an_evaluation_is_that_of_one_process(tmp_path: Path) -> None:
+    """Under `mlx.launch` as users call it; of one problem, so that a rank has nothing to do."""
+    evaluation = "trb-mlx eval bundled:arithmetic-student --data arithmetic --limit 1 -m 8 --json"
+    evaluation += " --teacher bundled:arithmetic-teacher"
+    found = []
+    for launcher in ("", "mlx.launch -n 2 -- "):
+        command = f"{launcher}{evaluation} --out {tmp_path / str(len(found))}".split()
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert ended.returncode == 0, ended.stderr
+        found.append(json.loads(ended.stdout[ended.stdout.index("{") :]))
+    alone, together = ({k: v for k, v in each.items() if k != "path"} for each in found)
+    assert together == alone
