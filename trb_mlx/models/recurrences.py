@@ -15,8 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from trb_mlx.backend import on_metal
+from trb_mlx.models.gated_delta import decayed_attention, gated_delta_rule
 from trb_mlx.models.rebinding import Function, rebind
-from trb_mlx.ops.gated_delta import decayed_attention, gated_delta_rule
 
 # From here on a pass without a gradient goes in chunks: no block of drafts is as long.
 LONG = 64

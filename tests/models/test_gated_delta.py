@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.gated_delta import gated_delta_ops
 from recurrence_reference import Arrays, recurrence
 
-from trb_mlx.ops.gated_delta import decayed_attention, gated_delta_rule
+from trb_mlx.models.gated_delta import decayed_attention, gated_delta_rule
 
 NAMES = ("q", "k", "v", "log_decay", "beta", "state")
 RULES = {True: gated_delta_rule, False: decayed_attention}

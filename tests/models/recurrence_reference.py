@@ -12,7 +12,7 @@ def recurrence(
 ) -> tuple[np.ndarray, np.ndarray, Arrays]:
     """Outputs, last state, and gradients by each input of Σ output·by_output + state·by_state.
 
-    `inputs` are q, k, v, log_decay, beta and state, in the shapes of `ops.gated_delta`.
+    `inputs` are q, k, v, log_decay, beta and state, in the shapes of `models.gated_delta`.
     """
     given = {name: np.asarray(array, np.float64) for name, array in inputs.items()}
     groups = given["v"].shape[2] // given["k"].shape[2]
