@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -27,6 +28,7 @@ from trb_mlx.errors import UserError
 from trb_mlx.models.loading import load_model, outline_model
 from trb_mlx.models.lora import add_lora
 from trb_mlx.models.memory import limited_memory
+from trb_mlx.planning.advice import savings
 from trb_mlx.planning.machine import memory_size, other_mac, this_machine
 from trb_mlx.planning.passes import block_passes, cache_bytes
 from trb_mlx.planning.run import Planner, check_fits, plan_config
@@ -40,7 +42,7 @@ SHIPPED = {
     "qwen3-1.7b-64gb": (64, 25729),
     "qwen3.5-0.8b": (16, 6027),
     "qwen3.5-0.8b-from-9b": (16, 8575),
-    "small": (8, 294),
+    "small": (8, 308),
 }
 
 
@@ -240,3 +242,32 @@ def test_headers_are_read_once() -> None:
     assert first.student is second.student
     phases = [plan.memory.phases["update"].peak_bytes for plan in (first, second)]
     assert phases[1] < phases[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "phase"),
+    [
+        ({"eval.max_tokens": 400}, "eval"),
+        ({"eval.teacher": True}, "eval"),
+        ({"target.sft_steps": 5}, "rollout"),
+    ],
+)
+def test_whoever_draws_is_counted(changes: dict[str, Any], phase: str) -> None:
+    """An evaluation's longer answers, the teacher's own there, and those of an SFT warm-up."""
+    base = {"behavior.kind": "vanilla", "eval.teacher": False, "teacher.dtype": "float32"}
+    base |= {"student.dtype": "float16", "data.max_prompt_tokens": 16}
+    without, given = (
+        plan_config(load_config("small", list(pairs.items())), other_mac(2**34))
+        for pairs in (base, base | changes)
+    )
+    assert given.memory.phases[phase].peak_bytes > without.memory.phases[phase].peak_bytes
+
+
+def test_what_other_keys_forbid_is_no_saving() -> None:
+    config = load_config(
+        "small",
+        [("rollout.max_tokens", 256), ("rollout.horizon", {"start": 200, "steps": 5})],
+    )
+    with Planner() as planner:
+        plan = planner.plan(config, other_mac(2**34))
+        assert "rollout.max_tokens" not in [each.key for each in savings(planner, plan)]

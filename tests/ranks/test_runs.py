@@ -53,6 +53,17 @@ def test_a_run_goes_on_with_other_numbers_of_ranks(tmp_path: Path, reference: by
     assert faults.finish(tmp_path, 4, resume=True) == reference
 
 
+def test_a_rank_needs_no_folder_and_no_job(tmp_path: Path) -> None:
+    """One rollout a step for two ranks, each with a place of its own, as two machines have."""
+    places = [tmp_path / "first", tmp_path / "second"]
+    few = ["train.deterministic=false", "train.prompts_per_step=1", "train.steps=2"]
+    few.append("rollout.rollouts_per_prompt=1")
+    ended = faults.Run(tmp_path, 2, few, own=[[f"run.dir={place}"] for place in places]).end(100)
+    assert [each.code for each in ended] == [0, 0], ended
+    assert (places[0] / "run/adapters").exists()
+    assert not places[1].exists()
+
+
 def test_an_interrupt_of_one_rank_saves_all(tmp_path: Path, reference: bytes) -> None:
     run = faults.Run(tmp_path, 2)
     run.wait_for("step 1 begins")

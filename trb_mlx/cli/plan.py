@@ -46,11 +46,14 @@ def plan(
     Reads configs and the headers of weight files alone; of a Hub model that is not downloaded yet,
     by ranged reads.
     """
+    if (bandwidth is None) != (tflops is None):
+        raise UserError("--bandwidth and --tflops were not both given; a step's time needs both.")
     given = overrides(settings, flags)
     if config_name is None and not given:
         raise UserError("plan needs --config FILE (try --config small), or --model and --teacher.")
     source: ConfigLike = config_name or {}
     config, _ = plan_run(source, dict(given), "the command line")
+    from trb_mlx.adapters.initial import with_initial_lora
     from trb_mlx.planning.advice import fit as fitting
     from trb_mlx.planning.advice import savings
     from trb_mlx.planning.machine import memory_size, other_mac, this_machine
@@ -58,7 +61,8 @@ def plan(
     from trb_mlx.planning.run import Planner
 
     limit = config.run.memory_limit_gb
-    machine = this_machine(limit) if memory is None else other_mac(memory_size(memory))
+    machine = this_machine(limit) if memory is None else other_mac(memory_size(memory), limit)
+    config = with_initial_lora(config)
     changed: dict[str, Any] = {}
     with Planner() as planner:
         made = planner.plan(config, machine)
@@ -105,9 +109,11 @@ def _print(made: Plan, step: StepTime | None) -> None:
     for name, count in made.memory.host.items():
         click.echo(f"beside MLX's memory: {name}, {_gib(count)}")
     if made.download_bytes:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
         from trb_mlx.planning.machine import free_disk
 
-        free = free_disk(str(Path.home()))
+        free = free_disk(HF_HUB_CACHE)
         click.echo(f"to download: {file_size(made.download_bytes)} ({file_size(free)} free)")
     if step is not None:
         click.echo(

@@ -11,6 +11,7 @@ from trb_mlx.cli.options import config_flags, overrides
 from trb_mlx.config import Config
 from trb_mlx.config_file import ConfigLike, dump_config
 from trb_mlx.errors import UserError
+from trb_mlx.ranks.launch import launched
 from trb_mlx.runs.folder import RunFolder, plan_run
 from trb_mlx.text import RunConsole
 
@@ -48,6 +49,8 @@ def train(
     source: ConfigLike = config_name or {}
     config, folder = plan_run(source, dict(given), "the command line")
     if dry_run:
+        if launched().rank:  # rank 0 speaks for all
+            return
         click.echo(describe(config, folder))
         if preflight:
             from trb_mlx.training.session import look_ahead  # loads MLX

@@ -23,7 +23,7 @@ from trb_mlx.evaluation.result_folder import Line, ResultFolder
 from trb_mlx.evaluation.target import Target
 from trb_mlx.files import json_digest, locked
 from trb_mlx.interrupts import watching
-from trb_mlx.models.arrays import weights_digest
+from trb_mlx.models.pair import model_digests
 from trb_mlx.ranks.agreement import agree, versions
 from trb_mlx.ranks.group import ALONE, Group
 from trb_mlx.runs.digests import check_digests, chooses_same_prompts
@@ -120,10 +120,9 @@ def evaluate_target(
 def _alike(target: Target, settings: dict[str, Any]) -> dict[str, Any]:
     """What must be the same on all ranks: settings but for places, versions, and weights."""
     values = {k: v for k, v in settings.items() if k not in ("student", "teacher", "source")}
-    values["the digest of the weights"] = weights_digest(target.scorer.model.module)
+    values |= model_digests(target.scorer, "the model")
     if target.pair is not None:
-        digest = weights_digest(target.pair.teacher.model.module)
-        values["the digest of the teacher's weights"] = digest
+        values |= model_digests(target.pair.teacher, "the teacher")
     return versions() | values
 
 

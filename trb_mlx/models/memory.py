@@ -29,26 +29,26 @@ def machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def memory_limit(limit_gb: float | None = None) -> int | None:
+def memory_limit(limit_gb: float | None = None, processes: int = 1) -> int | None:
     """Bytes that MLX's arrays may take: as many GiB as are given, or `LIMIT_SHARE` of a GPU's.
 
-    None on a CPU where nothing is given.
+    None on a CPU where nothing is given. So many `processes` of a run share the GPU evenly.
     """
     if limit_gb is not None:
         return int(limit_gb * 2**30)
     if not on_gpu():
         return None
     whole = mx.device_info().get("max_recommended_working_set_size") or machine_memory()
-    return int(LIMIT_SHARE * int(whole))
+    return int(LIMIT_SHARE * int(whole)) // processes
 
 
 @contextmanager
-def limited_memory(limit_gb: float | None, say: Say) -> Iterator[None]:
+def limited_memory(limit_gb: float | None, say: Say, processes: int = 1) -> Iterator[None]:
     """Inside, MLX waits at the limit for memory to come back, and wires no more than that.
 
     The limit is a guideline of MLX's: what is asked for at once is bounded by `bounds`.
     """
-    limit = memory_limit(limit_gb)
+    limit = memory_limit(limit_gb, processes)
     if limit is None:
         yield
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 
 from trb_mlx.errors import UserError, reading
+from trb_mlx.files import json_digest
+from trb_mlx.models.arrays import weights_digest
 from trb_mlx.models.head import Split, split_model
 from trb_mlx.models.loading import LanguageModel, ModelLike, load_model
 from trb_mlx.ops.vocab import StopMerge, merge_stops, shared_logits
@@ -118,6 +121,18 @@ def make_scorer(model: LanguageModel, other_stops: Iterable[int] = ()) -> Scorer
     size = min(len(model.tokenizer), logit_width(model))
     merge = merge_stops(size, _stop_id(model, size), model.stop_ids, other_stops)
     return Scorer(model, merge, split_model(model.module))
+
+
+def model_digests(scorer: Scorer, name: str) -> dict[str, Any]:
+    """What of a model has to be the same wherever a run is shared, by what it is in words."""
+    model = scorer.model
+    own = ("_name_or_path", "transformers_version")  # of who saved it, not of what it computes
+    config = {key: value for key, value in model.config.items() if key not in own}
+    return {
+        f"the digest of {name}'s weights": weights_digest(model.module),
+        f"the digest of {name}'s config": json_digest(json.loads(json.dumps(config, default=str))),
+        f"the stop ids of {name}": sorted(model.stop_ids),
+    }
 
 
 def _stop_id(model: LanguageModel, size: int, role: str = "model") -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trb_mlx.config import Config
+from trb_mlx.config_file import parse_section
 from trb_mlx.errors import UserError
 from trb_mlx.planning.machine import Machine
 from trb_mlx.planning.run import Plan, Planner
@@ -26,16 +27,16 @@ class Saving:
 
 def savings(planner: Planner, plan: Plan) -> list[Saving]:
     """Each change by itself that lowers the highest peak: first those that change no result."""
-    found = []
+    lowered = []
     for key, value, learning in _candidates(plan.config):
         try:
             lower = planner.plan(_changed(plan.config, {key: value}), plan.machine)
-        except UserError:  # a model of which no layer can be packed so
+        except UserError:  # another key forbids it, or no layer of a model can be packed so
             continue
         peak = lower.memory.peak_bytes
         if peak < plan.memory.peak_bytes:
-            found.append(Saving(key, value, peak, learning))
-    return found
+            lowered.append(Saving(key, value, peak, learning))
+    return lowered
 
 
 def fit(planner: Planner, config: Config, machine: Machine) -> tuple[Plan, dict[str, Any]]:
@@ -79,7 +80,7 @@ def _candidates(config: Config) -> Iterator[tuple[str, Any, bool]]:
             max(SMALLEST_PROMPT, config.data.max_prompt_tokens // 2),
             True,
         )
-    if config.lora.rank > 4:
+    if config.lora.rank > 4 and config.student.adapter is None:
         yield "lora.rank", config.lora.rank // 2, True
 
 
@@ -88,4 +89,4 @@ def _changed(config: Config, changes: dict[str, Any]) -> Config:
     for key, value in changes.items():
         section, _, name = key.partition(".")
         values.setdefault(section, {})[name] = value
-    return Config.model_validate(values)
+    return parse_section(Config, values, "the config")

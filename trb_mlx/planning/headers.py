@@ -69,6 +69,10 @@ def _cached(name: str, revision: str | None) -> bool:
         folder = huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True)
     except (OSError, ValueError, hub_errors.LocalEntryNotFoundError):
         return False
+    index = Path(folder) / "model.safetensors.index.json"
+    if index.exists():  # a download that was cut off has some of the files
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return all((Path(folder) / name).exists() for name in named)
     return bool(weight_files(Path(folder)))
 
 
@@ -87,6 +91,9 @@ def write_hollow(
     header: dict[str, object] = {"__metadata__": dict(metadata or {"format": "mlx"})}
     end = 0
     for name, (kind, shape) in tensors.items():
+        if kind not in BITS:
+            known = ", ".join(BITS)
+            raise UserError(f"tensor {name} is of type {kind}, expected one of {known}.")
         count = BITS[kind] // 8
         for extent in shape:
             count *= extent

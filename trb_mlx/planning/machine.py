@@ -35,13 +35,14 @@ class Machine:
     is_gpu: bool
 
 
-def this_machine(limit_gb: float | None = None) -> Machine:
+def this_machine(limit_gb: float | None = None, processes: int = 1) -> Machine:
     """The machine that this process runs on, by its default device.
 
-    `limit_gb` GiB are the most that MLX may take; None is what `memory_limit` says on a GPU.
+    `limit_gb` GiB are the most that MLX may take; None is what `memory_limit` says on a GPU. So
+    many `processes` of a run share what there is.
     """
     memory = machine_memory()
-    limit = memory_limit(limit_gb) or memory - PROCESS_BYTES
+    limit = memory_limit(limit_gb, processes) or memory // processes - PROCESS_BYTES
     if on_metal():
         return Machine(f"this Mac ({size(memory)})", memory, limit, True)
     if on_gpu():
@@ -49,10 +50,12 @@ def this_machine(limit_gb: float | None = None) -> Machine:
     return Machine(f"this CPU ({size(memory)} of RAM)", memory, limit, False)
 
 
-def other_mac(memory: int) -> Machine:
-    """A Mac with so many bytes of memory."""
+def other_mac(memory: int, limit_gb: float | None = None) -> Machine:
+    """A Mac with so many bytes of memory, of which MLX may take `limit_gb` GiB at most."""
     share = SMALL_SHARE if memory <= SMALL_MAC else LARGE_SHARE
     limit = int(LIMIT_SHARE * share * memory)
+    if limit_gb is not None:
+        limit = min(limit, int(limit_gb * 2**30))
     return Machine(f"a Mac with {size(memory)}", memory, limit, True)
 
 

@@ -76,11 +76,13 @@ class MemoryModel:
         self._adapters = adapters
         contexts = [each.context for each in (student, teacher) if each.context is not None]
         self._response = config.rollout.max_tokens
+        self._answer = config.eval.max_tokens or self._response  # of evaluations
         self._prompt = config.data.max_prompt_tokens
         if contexts:
             longest = longest_prompt(min(contexts), self._response, self._prompt)
             self._prompt = min(self._prompt, longest)
             self._response = min(self._response, min(contexts) - self._prompt)
+            self._answer = min(self._answer, min(contexts) - self._prompt)
         self._rollouts = config.train.prompts_per_step * config.rollout.rollouts_per_prompt
         self._most_entries = config.train.vocabulary_mb * 2**20 // 4
 
@@ -134,27 +136,32 @@ class MemoryModel:
     def _rollout(self) -> Phase:
         """Drawing with both models' caches, or scoring what the student drew alone."""
         config = self._config
-        copies = config.rollout.rollouts_per_prompt
-        both = self._asks_teacher
-        drawing = self._drawing(config.rollout.batch_size, self._rollouts, copies, both)
-        if not self._asks_teacher:
-            scoring = self._scoring(self._packed(False)[0], 1)
-            if sum(scoring.values()) > sum(drawing.values()):
-                drawing = scoring
-        return Phase(self._models() | drawing)
+        sizes = config.rollout.batch_size, self._rollouts, config.rollout.rollouts_per_prompt
+        answer, student, teacher = self._response, [self._student], [self._teacher]
+        if self._config.behavior.kind in ("vanilla", "temperature"):
+            parts = [self._drawing(student, *sizes, answer)]
+            parts.append(self._scoring(teacher, self._packed(False)[0], answer))
+        else:
+            parts = [self._drawing(student + teacher, *sizes, answer)]
+        if config.target.sft_steps:  # the teacher's own answers
+            parts.append(self._drawing(teacher, *sizes, answer))
+        return self._largest(parts)
 
-    @property
-    def _asks_teacher(self) -> bool:
-        kind = self._config.behavior.kind
-        return kind not in ("vanilla", "temperature")
+    def _largest(self, parts: list[dict[str, int]]) -> Phase:
+        return Phase(self._models() | max(parts, key=lambda each: sum(each.values())))
 
-    def _drawing(self, batch: int, jobs: int, copies: int, both: bool) -> dict[str, int]:
-        """Caches of all rows, and the larger of a prefill and a round of blocks."""
+    def _drawing(
+        self, readers: list[ModelShape], batch: int, jobs: int, copies: int, answer: int
+    ) -> dict[str, int]:
+        """Caches of all rows, and the larger of a prefill and a round of blocks, for two models.
+
+        `readers` are the one that draws, or student and teacher.
+        """
+        both = len(readers) > 1
         vocab = self._student.vocab
         most = max(1, self._most_entries // vocab)
         rows = min(batch, jobs, most)
-        readers = [self._student, *([self._teacher] if both else [])]
-        places = _rounded(self._prompt + self._response, GROWTH)
+        places = _rounded(self._prompt + answer, GROWTH)
         caches = [rows * (places * each.place + each.fixed) for each in readers]
         distinct = -(-rows // copies)
         prefill = 0.0  # one model after another, beside the caches of those before
@@ -167,7 +174,7 @@ class MemoryModel:
         if both:
             setting = self._config.rollout.draft_length
             longest = max(1, most // rows)
-            block = min(max(LENGTHS) if setting == "auto" else setting, longest, self._response)
+            block = min(max(LENGTHS) if setting == "auto" else setting, longest, answer)
         drafts = 4.0 * vocab * rows * block * (DRAFT_ARRAYS + (2.0 if both else 1.0))
         group = min(most, rows) if self._machine.is_gpu else CPU_ENTRIES // vocab + 1
         work = 4.0 * vocab * group * 4.0
@@ -189,21 +196,19 @@ class MemoryModel:
         fused = self._machine.is_gpu and (tokens <= 8 or block.head_dim in FUSED_DIMS)
         return 0.0 if fused else block.score * rows * tokens * places
 
-    def _scoring(self, rows: int, models: int) -> dict[str, int]:
+    def _scoring(self, readers: list[ModelShape], rows: int, answer: int) -> dict[str, int]:
         """Finished rows read without a cache, a chunk of their logits at a time.
 
         On a CPU two models run beside each other.
         """
-        length = self._prompt + self._response - 1
-        readers = [self._teacher] if models == 1 else [self._student, self._teacher]
+        length = self._prompt + answer - 1
         passes = [self._forward(each, rows, length, length) for each in readers]
         reading = max(passes) if self._machine.is_gpu else sum(passes)
         hidden = sum(rows * length * each.width * each.item for each in readers)
-        tokens = rows * self._response
-        chunk = self._chunk(tokens, models)
+        chunk = self._chunk(rows * answer, len(readers))
         return {
             "a pass of finished rows": int(reading + hidden),
-            "logits": int(chunk * (1.0 + DRAFT_ARRAYS / models)),
+            "logits": int(chunk * (1.0 + DRAFT_ARRAYS / len(readers))),
         }
 
     def _chunk(self, tokens: int, models: int) -> float:
@@ -265,12 +270,14 @@ class MemoryModel:
     def _eval(self) -> Phase:
         """Answers of the student (and once of the teacher) drawn, then read by both models."""
         config = self._config
-        jobs = config.eval.prompts * config.eval.samples
+        both = [self._student, self._teacher]
         samples = config.eval.samples
-        drawing = self._drawing(config.rollout.batch_size, jobs, samples, False)
-        scoring = self._scoring(min(config.train.micro_batch_size, jobs), 2)
-        larger = max(drawing, scoring, key=lambda parts: sum(parts.values()))
-        return Phase(self._models() | larger)
+        jobs = config.eval.prompts * samples
+        sizes, answer = (config.rollout.batch_size, jobs, samples), self._answer
+        parts = [self._scoring(both, min(config.train.micro_batch_size, jobs), answer)]
+        for each in both if config.eval.teacher else both[:1]:
+            parts.append(self._drawing([each], *sizes, answer))
+        return self._largest(parts)
 
 
 def _waiting(made: list[float]) -> float:

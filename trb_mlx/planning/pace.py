@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 
+from trb_mlx.backend import on_gpu
 from trb_mlx.config import Config
 from trb_mlx.planning.shapes import ModelShape
 from trb_mlx.rollout.draft_length import LENGTHS
@@ -33,21 +35,17 @@ class StepTime:
 
 
 def measure_pace() -> Pace:
-    """This machine's, within about a second: a copy of 256 MiB, a product of 1,024² numbers."""
+    """This machine's, within about a second: a copy of 256 MiB, a product of square matrices."""
     large = mx.zeros((2**26,), mx.float32)
-    square = mx.ones((1024, 1024), mx.float16 if _is_gpu() else mx.float32)
+    size, dtype = (4096, mx.float16) if on_gpu() else (1024, mx.float32)
+    square = mx.ones((size, size), dtype)
     mx.eval(large, square)
     copying = _fastest(lambda: mx.eval(large + 1.0))
     multiplying = _fastest(lambda: mx.eval(square @ square))
-    return Pace(2 * large.nbytes / copying, 2 * 1024**3 / multiplying)
+    return Pace(2 * large.nbytes / copying, 2 * size**3 / multiplying)
 
 
-def _is_gpu() -> bool:
-    return mx.default_device() == mx.Device(mx.gpu)
-
-
-def _fastest(work: object) -> float:
-    assert callable(work)
+def _fastest(work: Callable[[], object]) -> float:
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
@@ -88,7 +86,7 @@ def step_time(config: Config, student: ModelShape, teacher: ModelShape, pace: Pa
     rollout = -(-rollouts // rows) * answer * a_token + prefill
     tokens = rollouts * (prompt + answer)
     update = tokens * 2.5 * products(student) / pace.flops  # forward, and back to inputs
-    if not blended or config.loss.keep_hidden == "off":
+    if not blended or (config.loss.mode == "exact" and config.loss.keep_hidden == "off"):
         update += tokens * products(teacher) / pace.flops
     return StepTime(rollout, update, rollouts * answer / rollout)
 

@@ -35,8 +35,8 @@ class BlockPass:
         made: a token's outputs of all projections, and so the gradients by them.
         widest: a token's arrays at the block's widest place, in a forward pass.
         score: an entry of the attention's scores, heads included (0 without attention).
-        window: how many places a token sees; None for all.
-        adapted: input and output widths of the projections, for adapters.
+        head_dim: the attention's (0 without one).
+        linears: name, input and output width of each projection.
     """
 
     kept: float = 0.0
@@ -44,7 +44,6 @@ class BlockPass:
     made: float = 0.0
     widest: float = 0.0
     score: float = 0.0
-    window: int | None = None
     head_dim: int = 0
     linears: list[tuple[str, int, int]] = field(default_factory=list)
 

@@ -24,6 +24,10 @@ PHASES = {
 }
 
 
+class PlanError(UserError):
+    """A model may run, and cannot be planned."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run would take.
@@ -112,8 +116,15 @@ class Planner:
         plain = ModelConfig(**{key: getattr(config, key) for key in ModelConfig.model_fields})
         key = plain.model_dump_json()
         if key not in self._models:
-            outline = outline_model(plain, self._folder(plain)[0])
-            self._models[key] = outline, shape_of(outline)
+            try:
+                outline = outline_model(plain, self._folder(plain)[0])
+                self._models[key] = outline, shape_of(outline)
+            except UserError:
+                raise
+            except Exception as error:  # a model's own code, with arrays that are never evaluated
+                raise PlanError(
+                    f"model {config.model} cannot be planned ({one_line(str(error))})."
+                ) from error
         return self._models[key]
 
 
@@ -127,18 +138,18 @@ def plan_config(config: Config, machine: Machine) -> Plan:
         return planner.plan(config, machine)
 
 
-def check_fits(config: Config, force: bool, say: Say) -> None:
+def check_fits(config: Config, force: bool, say: Say, processes: int = 1) -> None:
     """Say what a run takes of this machine, and refuse one that cannot fit.
+
+    So many `processes` of the run are on this machine.
 
     Raises:
         UserError: it does not fit and there is no `force`, or a model cannot be found or read.
     """
     try:
-        plan = plan_config(config, this_machine(config.run.memory_limit_gb))
-    except UserError:
-        raise
-    except Exception as error:  # a model's own code, with arrays that are never evaluated
-        say(f"plan: not known for these models ({one_line(str(error))})")
+        plan = plan_config(config, this_machine(config.run.memory_limit_gb, processes))
+    except PlanError as error:
+        say(f"plan: {str(error).removesuffix('.')}")
         return
     say(f"plan: {plan.sentence()}")
     if not plan.fits and not force:

@@ -10,7 +10,11 @@ from trb_mlx.errors import UserError
 from trb_mlx.ranks.group import Group
 
 _SHOWN = 5  # differences; one wrong file makes many
-PACKAGES = ("trb-mlx", "mlx", "mlx-lm", "transformers", "numpy")
+# What draws and trains, and what scores answers.
+PACKAGES = (
+    *("trb-mlx", "mlx", "mlx-lm", "transformers", "numpy"),
+    *("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym"),
+)
 
 
 def versions() -> dict[str, str]:

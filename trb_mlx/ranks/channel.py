@@ -23,8 +23,11 @@ from trb_mlx.errors import RunError, UserError
 from trb_mlx.interrupts import Interrupted, Stopped, stop_main
 
 BEAT_S = 1.0
+LEAVING_S = 5.0  # for the last frames
 # So many timeouts may the others wait for a rank that is alive: machines differ in speed.
 MOST_LATE = 30
+# So many timeouts may a rank take to save and end once it was told to.
+STUCK = 3
 _POLL_S = 0.2
 _HEAD = struct.Struct(">cQ")  # a frame's kind and length
 _BEAT, _DATA, _STOP, _LEAVE = b".", b"d", b"s", b"l"
@@ -38,17 +41,31 @@ class Peer:
         self.inbox: SimpleQueue[bytes] = SimpleQueue()
         self.left = False  # it said so before it closed
         self.socket = connection
-        self._sending = threading.Lock()
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         limit = struct.pack("ll", int(timeout), 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
+    def begin(self) -> None:
+        """Begin to send, a beat where there is nothing else."""
+        self._writer.start()
+
     def send(self, kind: bytes, content: bytes = b"") -> None:
-        """Send one frame; a connection that is gone is the reader's to notice."""
-        with suppress(OSError), self._sending:
-            self.socket.sendall(_HEAD.pack(kind, len(content)))
-            self.socket.sendall(content)
+        """Have one frame sent, whole: a signal that is raised meanwhile cuts none in two."""
+        self._outbox.put(_HEAD.pack(kind, len(content)) + content)
+
+    def _write(self) -> None:
+        with suppress(OSError):  # a connection that is gone is the reader's to notice
+            while True:
+                try:
+                    frame = self._outbox.get(timeout=BEAT_S)
+                except Empty:
+                    frame = _HEAD.pack(_BEAT, 0)
+                if frame is None:
+                    return
+                self.socket.sendall(frame)
 
     @property
     def is_local(self) -> bool:
@@ -56,8 +73,10 @@ class Peer:
         return bool(self.socket.getpeername()[0] == self.socket.getsockname()[0])
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Say goodbye, once what was to be sent is."""
         self.send(_LEAVE)
+        self._outbox.put(None)
+        self._writer.join(LEAVING_S)
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
@@ -69,6 +88,7 @@ class Channel:
     Attributes:
         rank: this one's.
         names: for each rank its machine and process, in words.
+        hosts: for each rank its machine's name.
         error: what ended the group, or None.
         failed: set with `error`.
     """
@@ -83,13 +103,15 @@ class Channel:
         self._peers = {each: Peer(taken, timeout) for each, taken in sorted(connections.items())}
         self._pids: list[int] = []
         self._closed = False
+        self._last_resort: threading.Timer | None = None
         self._lock = threading.Lock()
-        for each in self._peers:
-            for loop in (self._listen, self._beat):
-                threading.Thread(target=loop, args=(each,), daemon=True).start()
+        for each, peer in self._peers.items():
+            peer.begin()
+            threading.Thread(target=self._listen, args=(each,), daemon=True).start()
         me = {"host": socket.gethostname(), "pid": os.getpid()}
         everyone = [json.loads(each) for each in self.gather("hello", json.dumps(me).encode())]
         self._pids = [each["pid"] for each in everyone]
+        self.hosts = [each["host"] for each in everyone]
         self.names = [
             f"rank {number} (process {each['pid']} on {each['host']})"
             for number, each in enumerate(everyone)
@@ -126,13 +148,21 @@ class Channel:
             with suppress(Empty):
                 return peer.inbox.get(timeout=_POLL_S)
             self.check()
-            if time.monotonic() - begun > MOST_LATE * self._timeout:
+            # Rank 0 waits for the late one, and all others for rank 0: it is to be the first.
+            if time.monotonic() - begun > (2 if self.rank else 1) * MOST_LATE * self._timeout:
                 raise RunError(self.late(rank, what))
 
     def check(self) -> None:
-        """Raise what ended the group, if anything did."""
+        """Raise what ended the group, if anything did.
+
+        Raises:
+            RunError: a rank left without a word of why.
+        """
         if self.error is not None:
             raise self.error
+        for rank, peer in self._peers.items():
+            if peer.left and peer.inbox.empty():
+                raise RunError(f"{self.names[rank]} left before the end.")
 
     def late(self, rank: int, what: str) -> str:
         """The sentence on a rank that beats, and does not come to a meeting."""
@@ -170,6 +200,8 @@ class Channel:
     def close(self) -> None:
         """Leave; what the others do from here on is not of this one's concern."""
         self._closed = True
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         for peer in self._peers.values():
             peer.close()
 
@@ -185,14 +217,13 @@ class Channel:
             if self._closed or self.error is not None:
                 return
             self.error = Stopped(sentence, code)
-        self.failed.set()
-        stop_main(self.error)
         self._tell(sentence, code, but=source)
-
-    def _beat(self, rank: int) -> None:
-        while not self._closed:
-            self._peers[rank].send(_BEAT)
-            time.sleep(BEAT_S)
+        self.failed.set()
+        # Where the main thread hangs in MLX it hears of nothing, and a launcher waits for it.
+        self._last_resort = threading.Timer(STUCK * self._timeout, os._exit, (code,))
+        self._last_resort.daemon = True
+        self._last_resort.start()
+        stop_main(self.error)
 
     def _listen(self, rank: int) -> None:
         peer, buffer, silent = self._peers[rank], bytearray(), 0.0

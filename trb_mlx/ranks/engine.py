@@ -26,6 +26,7 @@ class Engine:
         """Start the thread."""
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._busy = False
+        self.code = 1  # what a process is left with that cannot wait
         self._stream: Any = None
         threading.Thread(target=self._work, daemon=True).start()
         atexit.register(self._leave)
@@ -86,4 +87,4 @@ class Engine:
         if self._busy:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(1)
+            os._exit(self.code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import tarfile
 import tempfile
@@ -27,12 +26,12 @@ def shared_folder(
     if group.size == 1:
         yield folder
         return
-    name = group.share("a folder", folder and folder.name)
+    name = group.share("a folder", folder and folder.resolve().name)
     if name is None:
         yield None
         return
-    packed = base64.b64encode(_pack(folder, names)).decode() if group.leads and folder else ""
-    content = base64.b64decode(group.share("a folder's files", packed))
+    packed = _pack(folder, names) if group.leads and folder else b""
+    content = group.gather_bytes("a folder's files", packed)[0]
     if group.leads:
         yield folder
         return

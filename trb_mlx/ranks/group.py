@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.errors import RunError
+from trb_mlx.errors import RunError, UserError
 from trb_mlx.interrupts import Interrupted, Stopped, stoppable
 from trb_mlx.ranks.channel import Channel
 from trb_mlx.ranks.engine import Engine
@@ -29,11 +29,13 @@ class Group:
     Attributes:
         rank: this process's, from 0.
         size: how many there are.
+        neighbours: how many of them are on this machine, itself included.
         seconds: spent since they were last taken: `wait` at meetings, `reduce` in collectives.
     """
 
     rank = 0
     size = 1
+    neighbours = 1
 
     def __init__(self) -> None:
         """A group of one."""
@@ -126,6 +128,7 @@ class Ranks(Group):
         """`group` is MLX's; `joined` makes one of these."""
         super().__init__()
         self.rank, self.size, self.channel = rank, size, channel
+        self.neighbours = channel.hosts.count(channel.hosts[rank])
         self._backend, self._engine, self._group = backend, engine, group
 
     def describe(self) -> str:
@@ -167,6 +170,13 @@ class Ranks(Group):
         return result
 
 
+def _code(error: BaseException) -> int:
+    """What the command exits with."""
+    if isinstance(error, Interrupted):
+        return error.code
+    return 2 if isinstance(error, UserError) else 1
+
+
 @contextmanager
 def joined() -> Iterator[Group]:
     """The group that the launcher made of this process and others; without one, a group of one.
@@ -192,6 +202,7 @@ def joined() -> Iterator[Group]:
             ranks.gather("the end", None)
         except BaseException as error:
             channel.stop(error)
+            engine.code = _code(error)
             if isinstance(error, Interrupted) and not isinstance(error, Stopped):
                 channel.failed.wait(_REASON_S)
                 if isinstance(channel.error, Stopped):

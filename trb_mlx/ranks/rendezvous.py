@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +22,7 @@ from trb_mlx.ranks.engine import Engine
 from trb_mlx.ranks.launch import TIMEOUT, Launch
 
 _LETTER_BYTES = 1024  # of rank 0's letter to all, which says where it listens
-_HELLO_BYTES = 40
+_HELLO_BYTES, _HELLO_S = 40, 2.0
 _WATCH = """
 import os, select, signal, sys
 if not select.select([0], [], [], float(sys.argv[1]))[0]:
@@ -45,7 +47,7 @@ def connect(launch: Launch, engine: Engine, timeout: float) -> Any:
 
     late = _not_found(launch, f"not all came within {timeout:.0f} s")
     try:
-        with _ended_after(timeout, late):
+        with _ended_after(timeout, late), _ended_by_signals():
             group = engine.connect(launch.backend, waiting)
     except RuntimeError as error:
         text = one_line(str(error))
@@ -76,6 +78,21 @@ def _ended_after(seconds: float, sentence: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end this process at once: there is nothing to save, and no handler would run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _not_found(launch: Launch, reason: str) -> str:
     return (
         f"rank {launch.rank} of {launch.size} did not find the others over {launch.backend} "
@@ -95,7 +112,8 @@ def call_hub(
     server = _listen() if launch.rank == 0 else None
     letter = b""
     if server is not None:
-        hosts = [launch.hub] if launch.hub else _own_addresses()
+        # On a ring of cables a rank reaches another address than its neighbour does.
+        hosts = list(dict.fromkeys([*([launch.hub] if launch.hub else []), *_own_addresses()]))
         secret = secrets.token_hex(16)
         port = server.getsockname()[1]
         letter = json.dumps({"hosts": hosts, "port": port, "secret": secret}).encode()
@@ -141,7 +159,8 @@ def _call(
     reasons = []
     for host in hosts:
         try:
-            connection = socket.create_connection((host, port), timeout=timeout)
+            each = max(2.0, timeout / (len(hosts) + 1))
+            connection = socket.create_connection((host, port), timeout=each)
         except OSError as error:
             reasons.append(f"{host}:{port}: {error.strerror or error}")
             continue
@@ -153,6 +172,16 @@ def _call(
     )
 
 
+def _hello(connection: socket.socket) -> str:
+    """What a caller says of itself; a stranger who says nothing is not waited for long."""
+    connection.settimeout(_HELLO_S)
+    said = b""
+    with suppress(OSError):
+        while len(said) < _HELLO_BYTES and (more := connection.recv(_HELLO_BYTES - len(said))):
+            said += more
+    return said.decode(errors="replace")
+
+
 def _answer(
     server: socket.socket, launch: Launch, secret: str, timeout: float
 ) -> dict[int, socket.socket]:
@@ -162,8 +191,6 @@ def _answer(
         try:
             server.settimeout(max(until - time.monotonic(), 0.01))
             connection, _ = server.accept()
-            connection.settimeout(5.0)
-            hello = connection.recv(_HELLO_BYTES, socket.MSG_WAITALL).decode(errors="replace")
         except OSError as error:
             missing = [str(r) for r in range(1, launch.size) if r not in connections]
             if time.monotonic() < until:
@@ -172,6 +199,7 @@ def _answer(
                 f"rank {', '.join(missing)} did not call rank 0 within {timeout:.0f} s; does a "
                 "firewall here refuse incoming connections of Python?"
             ) from error
+        hello = _hello(connection)
         if secrets.compare_digest(hello[8:].encode(), secret.encode()):
             connections[int(hello[:8])] = connection
         else:

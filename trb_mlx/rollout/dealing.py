@@ -39,7 +39,7 @@ def draw_dealt(
     mine = hands[group.rank]
     part = draw([jobs[index] for index in mine]) if mine else None
     arrays = {} if part is None else _arrays(part)
-    sent = {name: a for name, a in arrays.items() if whole or name not in HEAVY}
+    sent = {name: a if whole or name not in HEAVY else a[:0] for name, a in arrays.items()}
     parts = group.gather_arrays("the rollouts", sent)
     parts[group.rank] = arrays
     return _merged(jobs, hands, parts)
@@ -62,12 +62,12 @@ def _merged(
         if name in _COUNTS:
             continue
         for rank, part in drawn:
-            if name not in part:
-                continue
             array = part[name]
             if name not in values:
                 wide = array.shape[1:] if array.ndim == 1 else (width, *array.shape[2:])
                 values[name] = np.zeros((len(jobs), *wide), array.dtype)
+            if not len(array):  # its own rank's alone
+                continue
             rows = values[name][hands[rank]]
             rows[tuple(slice(size) for size in array.shape)] = array
             values[name][hands[rank]] = rows

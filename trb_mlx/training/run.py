@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from trb_mlx.config import Config
-from trb_mlx.config_file import ConfigLike, load_config
+from trb_mlx.config_file import ConfigLike
 from trb_mlx.runs.folder import plan_run
 from trb_mlx.training.session import train_run
 
@@ -52,5 +52,5 @@ def train(
     """
     resolved, folder = plan_run(config, overrides)
     console = progress if isinstance(progress, Console) else Console(quiet=not progress)
-    train_run(resolved, folder, resume, console, force=force)
-    return TrainedRun(folder.path, folder.adapter_path, load_config(folder.config))
+    used = train_run(resolved, folder, resume, console, force=force)
+    return TrainedRun(folder.path, folder.adapter_path, used)

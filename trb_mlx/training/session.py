@@ -63,11 +63,12 @@ def train_run(
     console: Console,
     teacher: LanguageModel | None = None,
     force: bool = False,
-) -> None:
+) -> Config:
     """Train from a config into a run folder, with progress on the console.
 
     A `teacher` that is loaded already may be given; it is not changed. With `force` a run that
-    cannot fit this machine is tried all the same.
+    cannot fit this machine is tried all the same. Returns the config as the run folder keeps it,
+    which is rank 0's alone.
 
     Raises:
         UserError: it does not fit, or something in the config, the models or the data cannot be
@@ -80,7 +81,7 @@ def train_run(
         if group.size > 1:
             agree(group, settings_of(config) | {"--resume": resume})
         console = console if group.leads else Console(quiet=True)
-        _train(config, folder, resume, console, teacher, force, group, begun)
+        return _train(config, folder, resume, console, teacher, force, group, begun)
 
 
 def _train(
@@ -92,7 +93,7 @@ def _train(
     force: bool,
     group: Group,
     begun: float,
-) -> None:
+) -> Config:
     """A rank's part of a run, whose folder is rank 0's alone."""
     tell = partial(say, console)
     kept = load_config(folder.config) if group.leads and resume and folder.config.exists() else None
@@ -102,11 +103,11 @@ def _train(
     config = with_held_out(with_initial_lora(config), kept)
     prepare_backend()
     most = bounded(config.train.vocabulary_mb)
-    limits = limited_memory(config.run.memory_limit_gb, tell)
+    limits = limited_memory(config.run.memory_limit_gb, tell, group.neighbours)
     awake = kept_awake(config.run.keep_awake)
     holding = holding_run(folder, config, resume) if group.leads else nullcontext()
     with holding, Verifier() as verifier, most, limits, awake:
-        check_fits(config, force, tell)
+        check_fits(config, force, tell, group.neighbours)
         pair = load_run_pair(config, teacher)
         for scorer in (pair.student, pair.teacher):
             make_decoder(scorer)  # refuses a model that is wrong without a cache, or with one
@@ -131,7 +132,7 @@ def _train(
                 )
         if not group.leads:
             trainer.run()
-            return
+            return config
         summary = Summary(begun, read_metrics(folder.metrics) if trainer.step else ())
         trainer.callbacks = make_callbacks(trainer, folder, pair, summary, console)
         for line in announcement(config, folder, pair, trainer, hidden.reason):
@@ -149,6 +150,7 @@ def _train(
             trainer.run()
         for line in [*summary.lines(), *next_commands(config, folder, pair.student.model)]:
             tell(line, wrap=False)
+        return config
 
 
 def load_run_pair(config: Config, teacher: LanguageModel | None = None) -> Pair:
