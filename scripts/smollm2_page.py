@@ -103,13 +103,21 @@ def _answers(rows: Sequence[Row], measures: dict[str, dict[str, Any]]) -> list[s
         own = [each for name, each in measures.items() if name.partition("-")[0] == subject]
         if not own:
             continue
-        cells = [f"{np.mean([each[name] for each in own]):{form}}" for name, form in names]
+        cells = [_by_seed([each[name] for each in own], form) for name, form in names]
         texts = [each["teacher_answers"] for each in own if "teacher_answers" in each]
         for name, form in on_teacher:
             cells.append(f"{np.mean([t[name] for t in texts]):{form}}" if texts else "")
         label = {"student": "the student before"}.get(subject, subject)
         lines.append(f"| {label} ({len(own)}) | {' | '.join(cells)} |")
     return lines
+
+
+def _by_seed(values: Sequence[float], form: str) -> str:
+    """Their mean, and behind it each seed's where there are several."""
+    mean = f"{np.mean(values):{form}}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({', '.join(f'{100 * value:.0f}' for value in values)})"
 
 
 def _samples(measures: dict[str, dict[str, Any]]) -> list[str]:
