@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from report.synthetic import HOSTILE, lines, made_up, make_run
 
+from trb_mlx.report import plots
 from trb_mlx.report.charts import Chart, Line
 from trb_mlx.report.curve_charts import SPECS, Spec, chart_of
 from trb_mlx.report.curves import Method, group_runs, read_runs
@@ -153,3 +154,15 @@ def test_numbers_read_well() -> None:
     values = (0.000512, 0.137, 10.37, 998.4, 12345.6, -14.28)
     assert [rounded(v) for v in values] == ["0.000512", "0.137", "10.4", "998", "12,346", "−14.3"]
     assert rounded(0.906, share=True) == "90.6%"
+
+
+@pytest.mark.parametrize("limit", ["0.1", "1000000"])
+def test_a_legend_of_long_names_stays_inside(limit: str) -> None:
+    """However wide the numbers beside the axis are."""
+    x = np.linspace(0, float(limit), 5)
+    lines = [Line(f"method-{slot}-0123abcd", slot, x, x) for slot in range(4)]
+    figure = plots._draw(Chart("k", "t", "c", "step", "y", lines))
+    figure.draw_without_rendering()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x1 <= figure.bbox.x1

@@ -86,22 +86,27 @@ def _draw(chart: Chart) -> Figure:
     _draw_level(axes, chart)
     _dress(axes, chart)
     if len(chart.lines) > 1:
-        _add_legend(axes, chart)
+        _add_legend(figure, axes, chart)
     return figure
 
 
-def _add_legend(axes: Axes, chart: Chart) -> None:
-    """Above the axes, in as many columns as their width holds."""
+def _add_legend(figure: Figure, axes: Axes, chart: Chart) -> None:
+    """Above the axes, in as many columns as the figure is wide enough for."""
     longest = max(len(_short(line.label)) for line in chart.lines)
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1.01),
-        ncols=min(max(1, LEGEND_CHARACTERS // (longest + 6)), len(chart.lines)),
-        fontsize=8.5,
-        handlelength=2.4,
-        borderaxespad=0,
-        borderpad=0.2,
-    )
+    most = min(max(1, LEGEND_CHARACTERS // (longest + 6)), len(chart.lines))
+    for columns in range(most, 0, -1):
+        legend = axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.01),
+            ncols=columns,
+            fontsize=8.5,
+            handlelength=2.4,
+            borderaxespad=0,
+            borderpad=0.2,
+        )
+        figure.draw_without_rendering()  # where things stand is known only then
+        if legend.get_window_extent().x1 <= figure.bbox.x1:
+            return
 
 
 def _short(label: str) -> str:
