@@ -11,12 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from trb_mlx.adapters.adapter import CONFIG
+from trb_mlx.adapters.mlx_lm import WEIGHTS
 from trb_mlx.data.benchmarks import BENCHMARKS, SYSTEM, evaluation_changes
 from trb_mlx.data.examples import Example
 from trb_mlx.data.formats import make_formatter
 from trb_mlx.errors import UserError
 from trb_mlx.evaluation.held_out import Evaluation, evaluate_target
-from trb_mlx.evaluation.target import Target, open_target
+from trb_mlx.evaluation.target import Target, adapter_file, open_target
 from trb_mlx.ranks.folders import shared_folder
 from trb_mlx.ranks.group import Group, joined
 from trb_mlx.rollout.sampler import sample
@@ -25,8 +27,8 @@ from trb_mlx.runs.folder import find_run
 from trb_mlx.text import say as print_line
 from trb_mlx.types import Job, Prompt, RolloutKey, Sampling, Say, say_nothing
 
-# What of a run's folder an evaluation reads.
-RUN_FILES = ("config.yaml", "data.json", "metrics.jsonl", "adapters")
+# What of a run's folder an evaluation reads, beside one adapter.
+RUN_FILES = ("config.yaml", "data.json", "metrics.jsonl")
 
 
 def evaluate(
@@ -69,16 +71,16 @@ def evaluate(
         UserError: the target or the data cannot be used, or a k is over the samples.
         Interrupted: a signal came; what is finished is kept.
     """
-    with _on_every_rank(target, out) as (ranks, target, parent):
-        run, given = find_run(str(target)), dict(overrides or {})
+    adapter = None if adapter_path is None else str(adapter_path)
+    with joined() as ranks, _everywhere(ranks, str(target), adapter, str(checkpoint)) as where:
+        run, given = find_run(where[0]), dict(overrides or {})
+        parent = Path(out).expanduser() if out else None if run is None else run.path / "eval"
         has_teacher = run is not None or "teacher.model" in given
         if distances and not has_teacher:
             raise UserError(f"--distribution needs --teacher MODEL, since {target} is no run.")
         changes = [*_data_changes(data, split, run is None), *given.items()]
         opened = open_target(
-            str(target),
-            None if adapter_path is None else str(adapter_path),
-            str(checkpoint),
+            *where,
             changes,
             with_teacher=has_teacher if distances is None else distances,
         )
@@ -101,15 +103,24 @@ def evaluate(
 
 
 @contextmanager
-def _on_every_rank(
-    target: str | Path, out: str | Path | None
-) -> Iterator[tuple[Group, str | Path, Path | None]]:
-    """The ranks, the target where each has it, and where rank 0 keeps results, if it does."""
-    with joined() as ranks:
-        run = find_run(str(target)) if ranks.leads else None
-        parent = Path(out).expanduser() if out else None if run is None else run.path / "eval"
-        with shared_folder(ranks, None if run is None else run.path, RUN_FILES) as place:
-            yield ranks, target if ranks.leads else place or target, parent
+def _everywhere(
+    ranks: Group, target: str, adapter: str | None, checkpoint: str
+) -> Iterator[tuple[str, str | None, str]]:
+    """Target, adapter folder and checkpoint as this rank has them.
+
+    A run of rank 0's is copied to the others, with the one adapter that is asked for.
+    """
+    run = find_run(target) if ranks.leads and ranks.size > 1 else None
+    files = {} if run is None else {name: run.path / name for name in RUN_FILES}
+    if run is not None and adapter is None:
+        weights = adapter_file(run, checkpoint)
+        files[f"adapters/{WEIGHTS}"] = weights
+        files[f"adapters/{CONFIG}"] = weights.parent / CONFIG
+    with shared_folder(ranks, None if run is None else run.path, files) as place:
+        if ranks.leads or place is None:
+            yield target, adapter, checkpoint
+        else:
+            yield str(place), adapter or str(place / "adapters"), "final"
 
 
 def _data_changes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from trb_mlx.ranks.group import Group
 
 @contextmanager
 def shared_folder(
-    group: Group, folder: Path | None, names: Sequence[str] | None = None
+    group: Group, folder: Path | None, files: Mapping[str, Path] | None = None
 ) -> Iterator[Path | None]:
     """Rank 0's folder, or a copy of it under the same name elsewhere, which is gone afterwards.
 
     Args:
         group: everyone.
         folder: rank 0's, or None: then all get None. Of no account elsewhere.
-        names: what of it is copied, where it is there; None copies all.
+        files: what is copied of it, by the name that it gets, where it is there; None copies all.
     """
     if group.size == 1:
         yield folder
@@ -30,7 +30,7 @@ def shared_folder(
     if name is None:
         yield None
         return
-    packed = _pack(folder, names) if group.leads and folder else b""
+    packed = _pack(files or {".": folder}) if group.leads and folder else b""
     content = group.gather_bytes("a folder's files", packed)[0]
     if group.leads:
         yield folder
@@ -41,10 +41,10 @@ def shared_folder(
         yield Path(place) / name
 
 
-def _pack(folder: Path, names: Sequence[str] | None) -> bytes:
+def _pack(files: Mapping[str, Path]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ["."] if names is None else names:
-            if (folder / name).exists():
-                archive.add(folder / name, arcname=name)
+        for name, path in files.items():
+            if path.exists():
+                archive.add(path, arcname=name)
     return buffer.getvalue()
