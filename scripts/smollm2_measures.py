@@ -1,8 +1,9 @@
 """What `trb-mlx compare` does not measure of the runs of `configs/compare/smollm2.yaml`.
 
-For each finished run, for the student as it starts and for the teacher: likeliest answers to the
-held-out prompts, graded by code and looked at for stops and repetition, and distances to the
-teacher on the teacher's own answers. A file each under the comparison's record, beside `measures`::
+For each finished run, for the student as it starts, for the teacher and for what mlx-lm's DWQ makes
+of the student with the teacher's answers to a run's prompts: likeliest answers to the held-out
+prompts, graded by code and looked at for stops and repetition, and distances to the teacher on the
+teacher's own answers. A file each under the comparison's record, in `measures`::
 
     python scripts/smollm2_measures.py configs/compare/smollm2.yaml
 """
@@ -11,20 +12,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import mlx.core as mx
 import numpy as np
+from dense_dwq import Recipe, distil_weights
 
 from trb_mlx.backend import prepare_backend
 from trb_mlx.cli.failures import ending_plainly
 from trb_mlx.comparison.records import read_finished
 from trb_mlx.comparison.spec import CompareSpec, PlannedRun, load_spec, plan_runs
 from trb_mlx.config import Config, EvalConfig
-from trb_mlx.data.held_out import held_out_prompts
+from trb_mlx.data.held_out import held_out_prompts, split_prompts
+from trb_mlx.evaluation.distances import mean_reverse_kl
 from trb_mlx.evaluation.evaluator import held_out_rollouts
 from trb_mlx.evaluation.target import open_target
 from trb_mlx.files import read_lines, write_text
@@ -38,6 +43,7 @@ from trb_mlx.types import Prompt, Rollout
 
 ROWS = 50  # decoded at once
 SCORED = 10  # read at once by both models
+DWQ_RATE = 1e-4  # as in recover_smollm2.py: mlx-lm's default is for hundreds of batches
 GRAM = 4  # a token counts as repeated where the last four stood together before
 SHOWN = (0, 1, 2, 3, 4, 6, 12, 13)  # held-out prompts whose answers are kept
 
@@ -110,16 +116,36 @@ def on_teacher_answers(pair: Pair, answers: Rollout) -> dict[str, float]:
     return {"forward_kl": forward, "top1": same, "perplexity": float(np.exp(surprise))}
 
 
+def by_dwq(config: Config, teacher: LanguageModel) -> Pair:
+    """The student after DWQ on a run's prompts, each with an answer that the teacher drew."""
+    assert config.student.quantize is not None
+    packed = config.student.quantize.model_copy(update={"store": "packed"})
+    student = load_model(config.student.model_copy(update={"quantize": packed}))
+    split = split_prompts(config, teacher.tokenizer, click.echo)
+    prompts = split.train[: config.train.steps * config.train.prompts_per_step]
+    settings = EvalConfig(max_tokens=config.rollout.max_tokens)
+    drawn = held_out_rollouts(make_scorer(teacher), prompts, settings, 1, ROWS)
+    texts = [
+        [*prompt.tokens, *drawn.tokens[row, :length].tolist()]
+        for row, (prompt, length) in enumerate(zip(prompts, drawn.lengths, strict=True))
+    ]
+    distil_weights(student, teacher, texts, Recipe(DWQ_RATE, sum(map(len, texts))), seed=0)
+    return make_pair(student, teacher)
+
+
 def subjects(
     spec: CompareSpec, runs: Sequence[PlannedRun], teacher: LanguageModel
-) -> Iterator[tuple[str, Pair | None]]:
-    """(name, student over its teacher) of what is there to measure; the teacher has no pair."""
-    yield "teacher", None
-    yield "student", make_pair(load_model(runs[0].config.student), teacher)
+) -> Iterator[tuple[str, Callable[[], Pair | None]]]:
+    """(name, what gives the student over its teacher); the teacher has no pair."""
+    config = runs[0].config
+    yield "teacher", lambda: None
+    yield "student", lambda: make_pair(load_model(config.student), teacher)
+    yield "dwq", lambda: by_dwq(config, teacher)
     for run in runs:
         folder = locate(run.config, run.name)
         if read_finished(spec, run) is not None and folder.config.exists():
-            yield run.name, open_target(str(folder.path), None, "final", (), True, teacher).pair
+            run_of = partial(open_target, str(folder.path), None, "final", (), True, teacher)
+            yield run.name, lambda run_of=run_of: run_of().pair
 
 
 @click.command()
@@ -145,13 +171,19 @@ def main(name: str) -> None:
     rows = [row_of(known, prompt) for prompt in prompts]
     settings = EvalConfig(max_tokens=config.rollout.max_tokens)
     answers = held_out_rollouts(scorer, prompts, settings, 0, ROWS)
-    for subject, pair in subjects(spec, runs, teacher):
+    for subject, make in subjects(spec, runs, teacher):
         path = place / f"{subject}.json"
         if path.exists():
             continue
+        begun, pair = time.process_time(), make()
+        seconds = time.process_time() - begun
         found: dict[str, Any] = likeliest(pair.student if pair else scorer, prompts, rows, config)
         if pair is not None:
             found["teacher_answers"] = on_teacher_answers(pair, answers)
+        if pair is not None and subject == "dwq":  # a run's own evaluation has it
+            drawn = held_out_rollouts(pair.student, prompts, settings, 0, ROWS)
+            found["reverse_kl"] = mean_reverse_kl(pair, drawn, SCORED)
+            found["cpu_seconds"] = seconds
         write_text(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         click.echo(f"{path}: score {found['score']:.3f}, stopped {found['stopped']:.2f}")
 

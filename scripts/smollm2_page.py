@@ -99,7 +99,7 @@ def _answers(rows: Sequence[Row], measures: dict[str, dict[str, Any]]) -> list[s
         "| likeliest token agrees | perplexity |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for subject in ("teacher", "student", *(row.method for row in rows)):
+    for subject in ("teacher", "student", "dwq", *(row.method for row in rows)):
         own = [each for name, each in measures.items() if name.partition("-")[0] == subject]
         if not own:
             continue
@@ -107,7 +107,7 @@ def _answers(rows: Sequence[Row], measures: dict[str, dict[str, Any]]) -> list[s
         texts = [each["teacher_answers"] for each in own if "teacher_answers" in each]
         for name, form in on_teacher:
             cells.append(f"{np.mean([t[name] for t in texts]):{form}}" if texts else "")
-        label = {"student": "the student before"}.get(subject, subject)
+        label = {"student": "the student before", "dwq": "mlx-lm's DWQ"}.get(subject, subject)
         lines.append(f"| {label} ({len(own)}) | {' | '.join(cells)} |")
     return lines
 

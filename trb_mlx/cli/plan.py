@@ -93,8 +93,8 @@ def plan(
             saved = made.memory.peak_bytes - each.peak_bytes
             click.echo(f"lower {each.key} to {each.value}: {_gib(saved)} less{note}")
     else:
-        told = ", ".join(f"{key} {value}" for key, value in changed.items()) or "nothing"
-        click.echo(f"changed: {told}; written to {fit}")
+        listed = ", ".join(f"{key} {value}" for key, value in changed.items()) or "nothing"
+        click.echo(f"changed: {listed}; written to {fit}")
 
 
 def _print(made: Plan, step: StepTime | None) -> None:
@@ -103,8 +103,8 @@ def _print(made: Plan, step: StepTime | None) -> None:
         table.add_column(column, justify="right" if column == "peak" else "left")
     for name, phase in made.memory.phases.items():
         parts = sorted(phase.parts.items(), key=lambda part: -part[1])
-        told = ", ".join(f"{part} {_gib(count)}" for part, count in parts if count)
-        table.add_row(name, _gib(phase.peak_bytes), told)
+        listed = ", ".join(f"{part} {_gib(count)}" for part, count in parts if count)
+        table.add_row(name, _gib(phase.peak_bytes), listed)
     Console(width=max(100, Console().width)).print(table)
     for name, count in made.memory.host.items():
         click.echo(f"beside MLX's memory: {name}, {_gib(count)}")

@@ -19,13 +19,13 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """The installed versions of what a run's numbers come from."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         try:
-            found[f"version of {name}"] = version(name)
+            installed[f"version of {name}"] = version(name)
         except PackageNotFoundError:
-            found[f"version of {name}"] = "none"
-    return found
+            installed[f"version of {name}"] = "none"
+    return installed
 
 
 def agree(group: Group, values: Mapping[str, Any]) -> None:

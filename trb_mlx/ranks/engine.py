@@ -13,6 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 Job = Callable[[], Any]
+Wait = Callable[[float], bool]  # waits so many seconds; whether it is over
+Waiting = Callable[[Wait], None]
 
 
 class Engine:
@@ -31,7 +33,7 @@ class Engine:
         threading.Thread(target=self._work, daemon=True).start()
         atexit.register(self._leave)
 
-    def connect(self, backend: str, waiting: Callable[[Callable[[float], bool]], None]) -> Any:
+    def connect(self, backend: str, waiting: Waiting) -> Any:
         """MLX's group, once all ranks are there; `waiting` takes what waits for so many seconds."""
         return self._call(lambda: mx.distributed.init(strict=True, backend=backend), waiting)
 
@@ -41,7 +43,7 @@ class Engine:
         array: mx.array,
         group: Any,
         backend: str,
-        waiting: Callable[[Callable[[float], bool]], None],
+        waiting: Waiting,
     ) -> mx.array:
         """One collective of an array that is evaluated first; its result is evaluated too.
 
@@ -59,7 +61,7 @@ class Engine:
         result: mx.array = self._call(job, waiting)
         return result
 
-    def _call(self, job: Job, waiting: Callable[[Callable[[float], bool]], None]) -> Any:
+    def _call(self, job: Job, waiting: Waiting) -> Any:
         done, outcome = threading.Event(), []
 
         def run() -> None:

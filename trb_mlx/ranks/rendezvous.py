@@ -117,10 +117,10 @@ def call_hub(
         secret = secrets.token_hex(16)
         port = server.getsockname()[1]
         letter = json.dumps({"hosts": hosts, "port": port, "secret": secret}).encode()
-    told = json.loads(_broadcast(letter, launch, engine, group, timeout))
-    secret = str(told["secret"])
+    address = json.loads(_broadcast(letter, launch, engine, group, timeout))
+    secret = str(address["secret"])
     if server is None:
-        return {0: _call(told["hosts"], int(told["port"]), launch, secret, timeout)}
+        return {0: _call(address["hosts"], int(address["port"]), launch, secret, timeout)}
     with server:
         return _answer(server, launch, secret, timeout)
 
