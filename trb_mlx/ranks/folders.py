@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,15 +36,16 @@ def shared_folder(
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="trb-mlx-") as place:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(Path(place) / name, filter="data")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(Path(place) / name)
         yield Path(place) / name
 
 
 def _pack(files: Mapping[str, Path]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
         for name, path in files.items():
-            if path.exists():
-                archive.add(path, arcname=name)
+            for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if each.is_file():
+                    archive.write(each, Path(name) / each.relative_to(path))
     return buffer.getvalue()
