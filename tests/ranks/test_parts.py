@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trb_mlx.errors import UserError
+from trb_mlx.errors import RunError, UserError
 from trb_mlx.ranks.agreement import agree
+from trb_mlx.ranks.folders import shared_folder
 from trb_mlx.ranks.group import Group, deal
 from trb_mlx.ranks.launch import Launch, launched, rank_timeout
 
@@ -62,6 +66,37 @@ class Two(Group):
 
     def gather(self, what: str, value: Any) -> list[Any]:
         return [value, self.other]
+
+
+class Second(Group):
+    """Rank 1 of two, to which rank 0 sends a folder."""
+
+    rank, size = 1, 2
+
+    def gather(self, what: str, value: Any) -> list[Any]:
+        return ["run", value]
+
+    def gather_bytes(self, what: str, content: bytes) -> list[bytes]:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("config.yaml", "")
+        return [buffer.getvalue(), content]
+
+
+def test_a_copy_that_finds_no_room_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
+
+    with shared_folder(Second(), None) as place:
+        assert place is not None
+        assert (place.name, (place / "config.yaml").exists()) == ("run", True)
+    assert not place.exists()
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", fail)
+    with (
+        pytest.raises(RunError, match="rank 1's copy of rank 0's run in .*: No space left"),
+        shared_folder(Second(), None),
+    ):
+        pass
 
 
 def test_each_difference_is_a_sentence() -> None:

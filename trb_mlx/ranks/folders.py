@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from trb_mlx.files import disk_errors
 from trb_mlx.ranks.group import Group
 
 
@@ -22,6 +23,9 @@ def shared_folder(
         group: everyone.
         folder: rank 0's, or None: then all get None. Of no account elsewhere.
         files: what is copied of it, by the name that it gets, where it is there; None copies all.
+
+    Raises:
+        RunError: this machine has no room for the copy.
     """
     if group.size == 1:
         yield folder
@@ -36,7 +40,10 @@ def shared_folder(
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="trb-mlx-") as place:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with (
+            disk_errors(f"rank {group.rank}'s copy of rank 0's {name} in {place}"),
+            zipfile.ZipFile(io.BytesIO(content)) as archive,
+        ):
             archive.extractall(Path(place) / name)
         yield Path(place) / name
 
