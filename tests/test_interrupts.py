@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trb_mlx import interrupts
-from trb_mlx.interrupts import SIGNALS, Interrupted, shielded, watching
+from trb_mlx.interrupts import SIGNALS, Interrupted, Stopped, shielded, watching
 
 ME = os.getpid()
 
@@ -30,6 +30,13 @@ def test_a_signal_says_its_name_and_the_shells_code(number: signal.Signals) -> N
     assert caught.value.code == 128 + number
     caught.value.advice = "go on"
     assert str(caught.value) == f"stopped by {number.name}; go on."
+
+
+@pytest.mark.parametrize(("code", "end"), [(1, "; go on."), (2, ".")])
+def test_what_a_mistake_elsewhere_ended_is_not_gone_on_with(code: int, end: str) -> None:
+    error = Stopped("rank 1 stopped: train.seed differs", code)
+    error.advice = "go on"
+    assert str(error) == f"rank 1 stopped: train.seed differs{end}"
 
 
 def test_a_shield_holds_a_signal_back_until_it_ends() -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # So long after one interruption another is held back, until whoever catches the first is at it.
 UNWINDING_S = 1.0
+_MISTAKE = 2  # the exit code of a UserError
 
 
 class Interrupted(BaseException):
@@ -47,8 +48,9 @@ class Stopped(Interrupted):
         self.sentence, self._code = sentence, code
 
     def __str__(self) -> str:
-        """The sentence and the advice."""
-        return f"{self.sentence}; {self.advice}." if self.advice else f"{self.sentence}."
+        """The sentence, and the advice where no mistake has to be mended first."""
+        advice = f"; {self.advice}" if self.advice and self._code != _MISTAKE else ""
+        return f"{self.sentence}{advice}."
 
     @property
     def code(self) -> int:
