@@ -120,6 +120,8 @@ def evaluate_target(
 def _alike(target: Target, settings: dict[str, Any]) -> dict[str, Any]:
     """What must be the same on all ranks: settings but for places, versions, and weights."""
     values = {k: v for k, v in settings.items() if k not in ("student", "teacher", "source")}
+    values["the digest of the problems"] = values.pop("problems_digest")
+    values["rollout.batch_size"] = target.config.rollout.batch_size  # ranks take whole batches
     values |= model_digests(target.scorer, "the model")
     if target.pair is not None:
         values |= model_digests(target.pair.teacher, "the teacher")
