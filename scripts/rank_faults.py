@@ -31,6 +31,7 @@ SETTINGS = (
     "train.deterministic=true",
     "train.prompts_per_step=2",
     "train.micro_batch_size=1",
+    "lora.dropout=0.1",
     "rollout.max_tokens=8",
     "rollout.rollouts_per_prompt=2",
     "eval.every=0",
@@ -58,18 +59,24 @@ class Run:
         own: Sequence[Sequence[str]] = (),
         resume: bool = False,
         ports: Sequence[int] = (),
+        reached: Sequence[int] = (),
     ) -> None:
-        """Start `size` ranks of a run in `folder`; `own` are settings of each rank alone."""
+        """Start `size` ranks of a run in `folder`; `own` are settings of each rank alone.
+
+        MLX's ranks listen at `ports`; the others reach them at `reached`, the same as a rule.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         ports = ports or free_ports(size)
-        hosts = folder / "hosts.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
         self.outputs = [folder / f"rank{rank}.txt" for rank in range(size)]
         self.processes = []
         for rank in range(size):
             given = [*SETTINGS, f"run.dir={folder}", *settings, *(own[rank] if own else ())]
             command = [sys.executable, "-m", "trb_mlx", "train", "-c", "small", "--name", "run"]
             command += [part for each in given for part in ("--set", each)]
+            known = [*(reached or ports)]
+            known[rank] = ports[rank]
+            hosts = folder / f"hosts{rank}.json"
+            hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in known]))
             launcher = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)} if size > 1 else {}
             with self.outputs[rank].open("w") as output:
                 self.processes.append(

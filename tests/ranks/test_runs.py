@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from trb_mlx.files import read_metrics
@@ -64,6 +69,22 @@ def test_a_rank_needs_no_folder_and_no_job(tmp_path: Path) -> None:
     assert not places[1].exists()
 
 
+def test_by_default_gradients_are_those_of_one_process(tmp_path: Path) -> None:
+    """AdamW's first moments after one update are a tenth of the sum."""
+    settings = ["train.deterministic=false", "train.steps=1", "lora.dropout=0"]
+    sums = []
+    for size in (1, 2):
+        faults.finish(tmp_path / str(size), size, settings=settings)
+        checkpoint = tmp_path / str(size) / "run/checkpoints/0000001"
+        arrays = dict(mx.load(str(checkpoint / "optimizer.safetensors")))
+        moments = [np.array(arrays[name]) for name in sorted(arrays) if name.endswith(".m")]
+        sums.append(np.concatenate([moment.reshape(-1) for moment in moments]))
+    alone, together = sums
+    largest = np.abs(alone).max()
+    assert largest > 0
+    assert np.abs(together - alone).max() <= 1e-6 * largest
+
+
 def test_an_interrupt_of_one_rank_saves_all(tmp_path: Path, reference: bytes) -> None:
     run = faults.Run(tmp_path, 2)
     run.wait_for("step 1 begins")
@@ -81,6 +102,64 @@ def test_a_lost_rank_ends_the_other(
     tmp_path: Path, reference: bytes, rank: int, delay: float, by: str
 ) -> None:
     faults.kill(tmp_path, rank, delay, reference, signal.Signals[by])
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a Mac limits no other process")
+def test_a_full_disk_ends_all(tmp_path: Path, reference: bytes) -> None:
+    """A limit on the size of files stands for it: rank 0 can write no further checkpoint."""
+    run = faults.Run(tmp_path, 2)
+    run.wait_for("step 1/6")
+    resource.prlimit(run.processes[0].pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    ended = run.end()
+    assert [each.code for each in ended] == [1, 1], ended
+    for each in ended:
+        assert "could not be written" in " ".join(each.output.split())
+    assert "rank 0 (process" in ended[1].output
+    assert faults.finish(tmp_path, 1, resume=True) == reference
+
+
+def relay(server: socket.socket, port: int, ends: list[socket.socket]) -> None:
+    """Pass on what one connection to `server` and the rank at `port` send to each other."""
+    source = server.accept()[0]
+    while True:
+        with suppress(ConnectionRefusedError):  # it does not listen yet
+            sink = socket.create_connection(("127.0.0.1", port))
+            break
+        time.sleep(0.05)
+    ends += [source, sink]
+    threading.Thread(target=pump, args=(sink, source), daemon=True).start()
+    pump(source, sink)
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while piece := source.recv(1 << 16):
+            sink.sendall(piece)
+
+
+def test_a_lost_ring_ends_all(
+    tmp_path: Path, reference: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLX's connections break, and no other: sums fail on ranks that hear of each other."""
+    monkeypatch.setattr(faults, "TIMEOUT_S", 4)  # so long word of a lost rank is waited for
+    ports, ends = faults.free_ports(2), []
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in ports]
+        for server, port in zip(servers, ports, strict=True):
+            threading.Thread(target=relay, args=(server, port, ends), daemon=True).start()
+        reached = [server.getsockname()[1] for server in servers]
+        run = faults.Run(tmp_path, 2, ports=ports, reached=reached)
+        run.wait_for("step 1/6")
+        assert len(ends) == 4
+        for end in ends:
+            end.shutdown(socket.SHUT_RDWR)
+        ended = run.end()
+        for end in ends:
+            end.close()
+    assert [each.code for each in ended] == [1, 1], ended
+    for each in ended:
+        assert "the reduction over ring failed" in " ".join(each.output.split())
+    assert faults.finish(tmp_path, 1, resume=True) == reference
 
 
 def test_another_config_is_a_sentence(tmp_path: Path) -> None:
@@ -124,10 +203,11 @@ def test_other_data_and_weights_are_sentences(tmp_path: Path) -> None:
     assert "teacher's weights" not in text
 
 
-def test_an_evaluation_is_that_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("problems", [1, 3])
+def test_an_evaluation_is_that_of_one_process(tmp_path: Path, problems: int) -> None:
     """Under `mlx.launch` as users call it; of one problem, so that a rank has nothing to do."""
-    evaluation = "trb-mlx eval bundled:arithmetic-student --data arithmetic --limit 1 -m 8 --json"
-    evaluation += " --teacher bundled:arithmetic-teacher"
+    evaluation = f"trb-mlx eval bundled:arithmetic-student --data arithmetic --limit {problems}"
+    evaluation += " --teacher bundled:arithmetic-teacher -m 8 --json --set rollout.batch_size=2"
     found = []
     for launcher in ("", "mlx.launch -n 2 -- "):
         command = f"{launcher}{evaluation} --out {tmp_path / str(len(found))}".split()
