@@ -85,7 +85,11 @@ def _ended_by_signals() -> Iterator[None]:
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    # One that is ignored stays so: a shell's background job is not for Ctrl-C.
+    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -109,7 +109,8 @@ class Stepper:
         ):
             if not self._reduction.takes(number):
                 continue
-            if self._group.size > 1 or config.deterministic:  # masks whichever rank draws them
+            # Dropout's masks are then of a micro-batch, not of what its process drew before.
+            if self._group.size > 1 or config.deterministic:
                 key = (config.seed * 1_000_003 + rollout.step) * 1_009 + int(packed.rows[0])
                 mx.random.seed(key % 2**63)
             if packed.ids.shape != shape:
