@@ -85,11 +85,7 @@ def _ended_by_signals() -> Iterator[None]:
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    # One that is ignored stays so: a shell's background job is not for Ctrl-C.
-    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, signal.SIG_DFL)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     try:
         yield
     finally:
