@@ -148,20 +148,21 @@ def make_family(family: str, folder: Path) -> str:
     return str(place)
 
 
+def make_prompt(tokenizer: Any, number: int, tokens: int) -> str:
+    """A sum of digits of at most so many tokens with its line's end, as close as can be."""
+    text = "".join(f"{(7 * number + place) % 10}+" for place in range(tokens))
+    while (over := len(tokenizer.encode(text + "\n")) - tokens) > 0:
+        text = text[: -max(1, over // 2)]
+    return text
+
+
 def measure(
     folder: Path, family: str, prompt: int, answer: int, changes: dict[str, Any]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Planned and measured MiB of each phase."""
     model = make_family(family, folder)
     tokenizer = load_model(model).tokenizer
-    rows = []
-    for number in range(24):
-        text = ""
-        while len(tokenizer.encode(text + "\n")) < prompt:
-            text += f"{(7 * number + len(text)) % 10}+"
-        while len(tokenizer.encode(text + "\n")) > prompt:
-            text = text[:-1]
-        rows.append({"prompt": text})
+    rows = [{"prompt": make_prompt(tokenizer, number, prompt)} for number in range(24)]
     name = family.replace(" ", "-")
     data = folder / f"{name}-{prompt}.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
