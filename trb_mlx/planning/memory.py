@@ -24,11 +24,8 @@ PREFILL_TOKENS = 2048  # of each row in one pass
 # Wide arrays [rows, V] that live at once, measured (docs/log.md): of the chunk that a loss is in
 # the middle of, and of a draft's place (log-probs, masses, roots).
 LOSS_ARRAYS, DRAFT_ARRAYS = 6.0, 3.0
-# Arrays of scores that attention without a kernel holds at once, measured: 1.2 to 1.8.
-SCORE_ARRAYS = 1.25
-# Activations beyond those that are counted, measured: what an activation function keeps, products
-# in float32 of 16-bit numbers.
-UNCOUNTED = 1.04
+# A mask that a cache makes, and the two comparisons of which it is made, an entry.
+MASK_BYTES = 3
 # Blocks whose gradients wait, measured: MLX looks 20 arrays ahead, some three blocks of seven.
 WAITING_BLOCKS = 3
 FUSED_DIMS = (64, 72, 80, 96, 128)  # head widths for which Metal's attention holds no scores
@@ -169,6 +166,7 @@ class MemoryModel:
             read = min(self._prompt, PREFILL_TOKENS)
             own = distinct * _rounded(self._prompt, GROWTH) * each.place
             reading = own + self._forward(each, distinct, read, self._prompt)
+            reading += MASK_BYTES * distinct * read * self._prompt
             prefill = max(prefill, sum(caches[:number]) + reading)
         block = 1
         if both:
@@ -179,6 +177,7 @@ class MemoryModel:
         group = min(most, rows) if self._machine.is_gpu else CPU_ENTRIES // vocab + 1
         work = 4.0 * vocab * group * 4.0
         reading = max(self._forward(each, rows, block, places) for each in readers)
+        reading += MASK_BYTES * rows * block * places
         # Two layers' keys and values at once while buffers grow.
         grown = max(2 * rows * places * each.place / len(each.blocks) for each in readers)
         decoding = drafts + work + reading + grown
@@ -187,10 +186,13 @@ class MemoryModel:
         return {"caches": int(sum(caches)), "a round of drawing": int(decoding)}
 
     def _forward(self, shape: ModelShape, rows: int, tokens: int, places: int) -> float:
-        """A pass without a gradient: its widest place, scores included where attention has them."""
+        """A pass without a gradient: its widest place with what comes next, and attention's scores.
+
+        Scores are one array where attention has no kernel: its softmax is written over them.
+        """
         widest = max(block.widest for block in shape.blocks)
         scores = max(self._scores(block, rows, tokens, places) for block in shape.blocks)
-        return rows * tokens * widest + SCORE_ARRAYS * scores
+        return 2 * rows * tokens * widest + scores
 
     def _scores(self, block: BlockPass, rows: int, tokens: int, places: int) -> float:
         fused = self._machine.is_gpu and (tokens <= 8 or block.head_dim in FUSED_DIMS)
@@ -254,8 +256,8 @@ class MemoryModel:
         if exact:
             teacher = drawn * self._teacher.width * self._teacher.item
         step = {
-            "activations of a micro-batch": int(UNCOUNTED * saved + hidden + teacher),
-            "its backward pass": int(max(UNCOUNTED * (working + waiting), head)),
+            "activations of a micro-batch": int(saved + hidden + teacher),
+            "its backward pass": int(max(working + waiting, head)),
             "gradients": 2 * self._adapters,
         }
         if exact and not self.keeps_hidden:

@@ -83,12 +83,12 @@ def _block_pass(events: list[Any]) -> BlockPass:
     block = BlockPass(width=leaves[0].inputs.nbytes / tokens)
     kept: dict[int, mx.array] = {}
     attending: set[str] = set()
-    recurrent = 0.0
+    activations = 0.0
     for event, before in zip(events, [None, *events[:-1]], strict=True):
         if isinstance(event, _Leaf):
             kept[id(event.inputs)] = event.inputs
             if event.kind == "conv":
-                recurrent += RECURRENCE * event.output.nbytes
+                activations += RECURRENCE * event.output.nbytes
         else:
             _, queries, keys = event
             heads, block.head_dim = queries.shape[1], queries.shape[-1]
@@ -101,11 +101,17 @@ def _block_pass(events: list[Any]) -> BlockPass:
     # Projections whose output goes through something non-linear: all but a part's last, and in
     # attention none, whose queries and keys are kept as attention reads them.
     last = {each.name.rpartition(".")[0]: each for each in linears}
+    inner: dict[str, list[mx.array]] = {}
     for each in linears:
         parent = each.name.rpartition(".")[0]
         if parent not in attending and last[parent] is not each:
-            kept[id(each.output)] = each.output
-    block.kept = (sum(array.nbytes for array in kept.values()) + recurrent) / tokens
+            inner.setdefault(parent, []).append(each.output)
+    for outputs in inner.values():
+        kept |= {id(output): output for output in outputs}
+        # A gate's activation is kept too, beside its product with the other projection.
+        if len(outputs) > 1 and outputs[0].shape == outputs[1].shape:
+            activations += outputs[0].nbytes
+    block.kept = (sum(array.nbytes for array in kept.values()) + activations) / tokens
     parts: dict[str, float] = {}
     for each in linears:
         parent = each.name.rpartition(".")[0]
