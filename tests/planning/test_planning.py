@@ -80,6 +80,18 @@ def test_a_pass_is_counted_by_hand() -> None:
     assert cache_bytes(outline.module) == (3 * 2 * 32 * 4, 0.0)
 
 
+def test_attention_without_a_kernel_holds_its_scores_once() -> None:
+    rows, heads, length, width = 2, 4, 1024, 8
+    x = mx.random.normal((rows, heads, length, width))
+    with mx.stream(mx.cpu):
+        mx.eval(x)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, mask="causal"))
+    scores = rows * heads * length * length * 4
+    assert scores <= mx.get_peak_memory() - before <= 1.1 * scores
+
+
 def test_the_plan_is_near_what_a_run_takes(tmp_path: Path) -> None:
     tail = setting("bundled", 300, 24, loss__mode="tail", train__prompts_per_step=2)
     planned, measured = measure(tmp_path, *tail)

@@ -165,8 +165,7 @@ class MemoryModel:
         for number, each in enumerate(readers):
             read = min(self._prompt, PREFILL_TOKENS)
             own = distinct * _rounded(self._prompt, GROWTH) * each.place
-            reading = own + self._forward(each, distinct, read, self._prompt)
-            reading += MASK_BYTES * distinct * read * self._prompt
+            reading = own + self._cached(each, distinct, read, self._prompt)
             prefill = max(prefill, sum(caches[:number]) + reading)
         block = 1
         if both:
@@ -176,8 +175,7 @@ class MemoryModel:
         drafts = 4.0 * vocab * rows * block * (DRAFT_ARRAYS + (2.0 if both else 1.0))
         group = min(most, rows) if self._machine.is_gpu else CPU_ENTRIES // vocab + 1
         work = 4.0 * vocab * group * 4.0
-        reading = max(self._forward(each, rows, block, places) for each in readers)
-        reading += MASK_BYTES * rows * block * places
+        reading = max(self._cached(each, rows, block, places) for each in readers)
         # Two layers' keys and values at once while buffers grow.
         grown = max(2 * rows * places * each.place / len(each.blocks) for each in readers)
         decoding = drafts + work + reading + grown
@@ -193,6 +191,12 @@ class MemoryModel:
         widest = max(block.widest for block in shape.blocks)
         scores = max(self._scores(block, rows, tokens, places) for block in shape.blocks)
         return 2 * rows * tokens * widest + scores
+
+    def _cached(self, shape: ModelShape, rows: int, tokens: int, places: int) -> float:
+        """A pass that reads a cache, whose mask all attention shares."""
+        attends = any(block.score for block in shape.blocks)
+        mask = MASK_BYTES * rows * tokens * places if attends else 0
+        return self._forward(shape, rows, tokens, places) + mask
 
     def _scores(self, block: BlockPass, rows: int, tokens: int, places: int) -> float:
         fused = self._machine.is_gpu and (tokens <= 8 or block.head_dim in FUSED_DIMS)
