@@ -119,15 +119,11 @@ class MemoryModel:
 
     def _load(self) -> Phase:
         """The second model while it is rounded or unpacked: both its forms, and the first."""
-        student, teacher = self._student, self._teacher
+        student, teacher = {"student": self._student.weights}, self._teacher
+        first = student | {"as it is read": _more(self._student)}
         if self._config.is_self_taught:
-            return Phase({"student": student.weights, "as it is read": _more(student)})
-        first = {"student": student.weights, "as it is read": _more(student)}
-        second = {
-            "student": student.weights,
-            "teacher": teacher.weights,
-            "as it is read": _more(teacher),
-        }
+            return Phase(first)
+        second = student | {"teacher": teacher.weights, "as it is read": _more(teacher)}
         return Phase(max(first, second, key=lambda parts: sum(parts.values())))
 
     def _rollout(self) -> Phase:
