@@ -15,9 +15,10 @@ from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.ops.distribution import Distribution
 from trb_mlx.ops.numerics import entropy, log_softmax
 from trb_mlx.rollout.behavior import Blend, make_behavior
+from trb_mlx.rollout.decoder import RowDecoder
 from trb_mlx.rollout.draft_length import Fixed
 from trb_mlx.rollout.packing import pack_rollout
-from trb_mlx.rollout.sampler import check_interval, sample, sample_blended
+from trb_mlx.rollout.sampler import sample, sample_blended
 from trb_mlx.rollout.scoring import score
 from trb_mlx.types import Job, Prompt, Rollout, RolloutKey, Sampling
 
@@ -106,12 +107,23 @@ def test_without_a_budget_the_rollouts_are_the_students(pair: Pair) -> None:
     np.testing.assert_array_equal(blended(pair, jobs(4), 0.0).tokens, alone.tokens)
 
 
-def test_rows_draw_next_to_nothing_beyond_their_stop(pair: Pair) -> None:
+def test_rows_draw_one_token_beyond_their_stop_at_most(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A finished row leaves at once, and its place is taken by the next prompt."""
+    read: list[int] = []
+    plain = RowDecoder.logits
+
+    def counted(self: RowDecoder, tokens: mx.array) -> mx.array:
+        read.append(tokens.size)
+        return plain(self, tokens)
+
+    monkeypatch.setattr(RowDecoder, "logits", counted)
     work = jobs(40)
     rollout = sample(pair.student, work, Sampling(max_tokens=40, batch_size=8))
     assert rollout.stopped.any()
-    assert 0 <= rollout.drafted - rollout.lengths.sum() <= len(work) * (check_interval(40) - 1)
+    assert 0 <= rollout.drafted - rollout.lengths.sum() <= len(work)
+    assert rollout.drafted == rollout.rounds == sum(read)
 
 
 def test_neither_batch_size_nor_order_changes_what_is_drawn(pair: Pair) -> None:

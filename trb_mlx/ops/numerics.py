@@ -15,10 +15,11 @@ BLOCK = 128
 def in_blocks(values: mx.array, fill: float) -> mx.array:
     """`[..., V]` as `[..., n, b]`, padded with `fill` where no block length divides V.
 
-    A power of two that divides V saves the copy that padding costs.
+    A power of two that divides V saves the copy that padding costs; a short row is one block.
     """
     length = values.shape[-1]
-    block = length & -length  # the largest power of two in V
+    # The largest power of two in V, where it is not the whole row.
+    block = length if length <= 4 * BLOCK else length & -length
     if not BLOCK // 2 <= block <= 4 * BLOCK:
         block = min(BLOCK, length)
         padding = -length % block

@@ -69,8 +69,9 @@ def draw(masses: mx.array, uniforms: mx.array) -> mx.array:
     Returns:
         int32 `[...]`.
     """
-    bits = (uniforms * 2.0**BITS).astype(mx.int64)
-    level = bits[..., :1] * 2 ** (FIXED - BITS) + bits[..., 1:] // 2 ** (2 * BITS - FIXED)
+    # Each part loses nothing as it is scaled, and what the low one has beyond 2^−30 is cut off.
+    parts = uniforms * mx.array([2.0**FIXED, 2.0 ** (FIXED - BITS)])
+    level = parts.astype(mx.int32).sum(axis=-1, keepdims=True)
     blocks = []
     while masses.shape[-1] > ONE_LEVEL:
         blocks.append(in_blocks(masses, 0.0))
@@ -136,15 +137,15 @@ def _search(masses: mx.array, uniform: mx.array) -> tuple[mx.array, mx.array]:
 
     Args:
         masses: `[..., n]`, of any total.
-        uniform: int64 `[..., 1]` in [0, 2^FIXED).
+        uniform: int32 or int64 `[..., 1]` in [0, 2^FIXED).
     """
     shares = masses / mx.maximum(masses.sum(axis=-1, keepdims=True), 1e-37)
     whole = mx.round(shares * 2.0**FIXED).astype(mx.int32)
     cumulative = mx.cumsum(whole, axis=-1)
     scaled = uniform * cumulative[..., -1:].astype(mx.int64)
-    target = (scaled // 2**FIXED).astype(mx.int32)
+    target = (scaled >> FIXED).astype(mx.int32)
     index = mx.minimum((cumulative <= target).sum(axis=-1, keepdims=True), masses.shape[-1] - 1)
     size = mx.take_along_axis(whole, index, axis=-1).astype(mx.int64)
     before = mx.take_along_axis(cumulative, index, axis=-1).astype(mx.int64) - size
-    left = (scaled - before * 2**FIXED) // mx.maximum(size, 1)
+    left = (scaled - (before << FIXED)) // mx.maximum(size, 1)
     return index.astype(mx.int32), left

@@ -87,13 +87,21 @@ class RolloutBatch:
         self.last = np.concatenate([self.last, ends], axis=1)
         return prompts
 
+    def has_room(self, batch_size: int) -> bool:
+        """Whether `admit` would add a job."""
+        return bool(self._waiting) and len(self) < batch_size
+
     def most_left(self) -> int:
         """The most tokens that any row may still generate."""
         return self._max_tokens - int(self.lengths.min())
 
-    def uniforms(self, count: int) -> tuple[mx.array, mx.array]:
-        """For each row's next `count` positions: of drafts, and of tests, each `[B, count, 2]`."""
-        positions = np.minimum(self.lengths[:, None] + np.arange(count), self._max_tokens - 1)
+    def uniforms(self, count: int, skipped: int = 0) -> tuple[mx.array, mx.array]:
+        """For `count` positions of each row, the next ones but for those that are `skipped`.
+
+        Of drafts, and of tests, each `[B, count, 2]`.
+        """
+        places = skipped + np.arange(count)
+        positions = np.minimum(self.lengths[:, None] + places, self._max_tokens - 1)
         uniforms = self._uniforms[np.arange(len(self))[:, None], positions]
         return mx.array(uniforms[:, :, DRAFTS]), mx.array(uniforms[:, :, TESTS])
 
@@ -110,20 +118,21 @@ class RolloutBatch:
         """
         self._rounds += len(self)
         self._drafted += tokens.size
-        lengths, places = self.lengths, np.arange(tokens.shape[1])
-        counts = np.minimum(counts, self._max_tokens - lengths)
-        stops = (tokens == self._stop_id) & (places < counts[:, None])
-        stopped = stops.any(axis=1)
-        counts = np.where(stopped, stops.argmax(axis=1) + 1, counts)
-        appended = places < counts[:, None]
-        positions = (lengths[:, None] + places)[appended]
-        self._tokens[np.repeat(self.jobs, counts), positions] = tokens[appended]
-        self._lengths[self.jobs] = lengths = lengths + counts.astype(np.int32)
-        self._stopped[self.jobs] = stopped
-        self.last = np.broadcast_to(
-            tokens[np.arange(len(counts)), counts - 1].astype(np.int32), self.last.shape
-        )
-        return counts, _closed_up(~stopped & (lengths < self._max_tokens))
+        appended, last, unfinished = [], [], []
+        rows = zip(self.jobs.tolist(), tokens.tolist(), counts.tolist(), strict=True)
+        for job, drawn, count in rows:  # numpy on arrays so small costs more than a loop
+            length = int(self._lengths[job])
+            drawn = drawn[: min(count, self._max_tokens - length)]
+            if self._stop_id in drawn:
+                drawn = drawn[: drawn.index(self._stop_id) + 1]
+                self._stopped[job] = True
+            self._lengths[job] = length + len(drawn)
+            self._tokens[job, length : length + len(drawn)] = drawn
+            appended.append(len(drawn))
+            last.append(drawn[-1])
+            unfinished.append(not self._stopped[job] and self._lengths[job] < self._max_tokens)
+        self.last = np.broadcast_to(np.array(last, np.int32), self.last.shape)
+        return np.array(appended), _closed_up(unfinished)
 
     def record(self, counts: np.ndarray, values: Mapping[str, mx.array]) -> None:
         """Keep what is recorded of the tokens just appended: by name `[N, …]`, row by row.
@@ -135,6 +144,11 @@ class RolloutBatch:
         positions = begins + np.arange(len(begins))
         self._read_pending()
         self._pending = np.repeat(self.jobs, counts), positions, values
+
+    def drop(self, rows: int, length: int) -> None:
+        """Count a round of `rows` rows whose `length` tokens nobody reads."""
+        self._rounds += rows
+        self._drafted += rows * length
 
     def filter(self, rows: list[int]) -> None:
         """Keep the listed rows only."""
@@ -168,12 +182,11 @@ class RolloutBatch:
         self._pending = None
 
 
-def _closed_up(unfinished: np.ndarray) -> list[int]:
+def _closed_up(unfinished: list[bool]) -> list[int]:
     """The unfinished rows; those behind the first n take the places that are free among them."""
-    rows = np.flatnonzero(unfinished)
-    order = np.arange(len(rows))
-    order[~unfinished[: len(rows)]] = rows[rows >= len(rows)]
-    return order.tolist()
+    rows = [row for row, goes_on in enumerate(unfinished) if goes_on]
+    moved = iter([row for row in rows if row >= len(rows)])
+    return [row if unfinished[row] else next(moved) for row in range(len(rows))]
 
 
 def _uniforms(job: Job, length: int) -> np.ndarray:

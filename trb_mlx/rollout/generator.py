@@ -22,13 +22,18 @@ class Block(NamedTuple):
 
     Attributes:
         tokens: int `[B, T]`, of which as many are emitted as were accepted, and the one after.
-        accepted: int `[B]`, the drafts that stand.
+        accepted: int `[B]` on the host, the drafts that stand.
         records: what is recorded of the emitted tokens.
     """
 
     tokens: mx.array
-    accepted: mx.array
+    accepted: np.ndarray
     records: BlockRecords
+
+    def filtered(self, rows: list[int]) -> Block:
+        """Of the listed rows alone, in that order."""
+        self.records.filter(rows)
+        return Block(self.tokens[mx.array(rows)], self.accepted[rows], self.records)
 
 
 class BlockGenerator(Protocol):
@@ -37,10 +42,13 @@ class BlockGenerator(Protocol):
     Attributes:
         readers: for each model, whether it reads the teacher's prompts.
         decoders: the models; whoever asks for blocks prefills, filters and trims their rows.
+        runs_ahead: whether all of a block stands, so that the next one can be submitted before
+            the host has seen it.
     """
 
     readers: list[bool]
     decoders: list[Decoder]
+    runs_ahead: bool
 
     def longest_block(self, rows: int) -> int:
         """The most tokens a row that can be generated at once for so many rows."""
@@ -57,16 +65,29 @@ def draw_rows(
     Where `top_p` is below 1 tokens are drawn from the distributions' nuclei.
     """
     tokens, distributions = [], []
+    if temperature != 1.0:
+        logits = logits / temperature
     for group in row_groups(*logits.shape):
-        rows = softmax(logits[group], temperature)
-        masses = rows.masses if top_p >= 1.0 else mx.exp(nucleus(rows.logprobs, top_p))
-        tokens.append(draw(masses, uniforms[group]))
-        distributions.append(rows)
+        drawn, *rows = _drawn(logits[group], uniforms[group])
+        distributions.append(Distribution(*rows))
+        if top_p < 1.0:
+            masses = mx.exp(nucleus(distributions[-1].logprobs, top_p))
+            drawn = draw(masses, uniforms[group])
+        tokens.append(drawn)
     return mx.concatenate(tokens), distributions
 
 
+@mx.compile
+def _drawn(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, ...]:
+    """A token of each row, and the row's `Distribution`: few launches, the same in every bit."""
+    rows = softmax(logits)
+    return draw(rows.masses, uniforms), *rows
+
+
 class ModelGenerator:
-    """One model by itself; T tokens a round only spare the host some waiting."""
+    """One model by itself."""
+
+    runs_ahead = True
 
     def __init__(self, scorer: Scorer, sampling: Sampling) -> None:
         """At temperature 0 the likeliest tokens are taken, and nothing may be recorded."""
@@ -97,5 +118,6 @@ class ModelGenerator:
                 for group, student in zip(row_groups(*logits.shape), distributions, strict=True):
                     values = student_records(student, last[group], self._support, self._temperature)
                     records.add(np.arange(group.start, group.stop), place, values)
-        accepted = mx.full((rows,), length, dtype=mx.int32)
-        return Block(mx.stack(tokens, axis=1), accepted, records)
+        block = mx.stack(tokens, axis=1)
+        mx.async_eval(block)  # type: ignore[no-untyped-call]
+        return Block(block, np.full(rows, length), records)

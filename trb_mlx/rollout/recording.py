@@ -102,10 +102,17 @@ class BlockRecords:
         self._count += len(rows)
         self._parts.append(values)
 
+    def filter(self, rows: list[int]) -> None:
+        """Keep the listed rows, in that order."""
+        self._number = self._number[rows]
+
     def of_first(self, counts: np.ndarray) -> dict[str, mx.array]:
         """Of each row's first tokens, int `[rows]` of them: by name `[N, …]`, row by row."""
         first = np.arange(self._number.shape[1]) < counts[:, None]
-        order = mx.array(self._number[first].astype(np.int32))
+        numbers = self._number[first]
+        if len(self._parts) == 1 and np.array_equal(numbers, np.arange(self._count)):
+            return self._parts[0]
+        order = mx.array(numbers.astype(np.int32))
         return {
             name: mx.concatenate([part[name] for part in self._parts])[order]
             for name in self._parts[0]

@@ -14,24 +14,14 @@ from trb_mlx.models.pair import Pair, Scorer
 from trb_mlx.rollout.batch import RolloutBatch
 from trb_mlx.rollout.behavior import Behavior
 from trb_mlx.rollout.draft_length import DraftLength, Fixed
-from trb_mlx.rollout.generator import BlockGenerator, ModelGenerator
+from trb_mlx.rollout.generator import Block, BlockGenerator, ModelGenerator
 from trb_mlx.rollout.speculative import SpeculativeGenerator
 from trb_mlx.types import Job, Rollout, Sampling
-
-# One model alone draws this share of `max_tokens` before the host checks which rows stopped:
-# a check leaves the device idle, and tokens drawn beyond a stop are lost.
-CHECK_SHARE, MOST_UNCHECKED = 1 / 24, 16
 
 
 def sample(scorer: Scorer, jobs: Sequence[Job], sampling: Sampling) -> Rollout:
     """Draw from one model alone; at temperature 0 its likeliest tokens, unrecorded."""
-    length = Fixed(check_interval(sampling.max_tokens))
-    return _generate(ModelGenerator(scorer, sampling), jobs, sampling, scorer, length)
-
-
-def check_interval(max_tokens: int) -> int:
-    """Tokens between two checks for rows that stopped, of at most so many tokens a row."""
-    return min(max(1, round(max_tokens * CHECK_SHARE)), MOST_UNCHECKED)
+    return _generate(ModelGenerator(scorer, sampling), jobs, sampling, scorer, Fixed(1))
 
 
 def sample_blended(
@@ -57,33 +47,48 @@ def _generate(
     scorer: Scorer,
     draft_length: DraftLength,
 ) -> Rollout:
-    """Rounds of decoding until every job is done; `scorer` has the stop event."""
+    """Rounds of decoding until every job is done; `scorer` has the stop event.
+
+    Where the generator can, the next block is submitted before the host looks at the last one, so
+    that the device never waits for it; what a row drew beyond its stop, one block, is dropped.
+    """
     support = min(sampling.support, scorer.merge.size)
     most = min(sampling.batch_size, most_rows(scorer.merge.size))
     stop_id, readers = scorer.merge.stop_id, generator.readers
     batch = RolloutBatch(jobs, sampling.max_tokens, stop_id, support, readers)
+    block: Block | None = None  # submitted, of all rows
     with wired_memory():
         while True:
-            if prompts := batch.admit(most):
-                for decoder, own in zip(generator.decoders, prompts, strict=True):
-                    decoder.prefill(own)
-            if not len(batch):
-                return batch.result(sampling.temperature)
+            if block is None:
+                if prompts := batch.admit(most):
+                    for decoder, own in zip(generator.decoders, prompts, strict=True):
+                        decoder.prefill(own)
+                if not len(batch):
+                    return batch.result(sampling.temperature)
             rows, begun = len(batch), time.perf_counter()
-            length = min(
-                draft_length.choose(rows), generator.longest_block(rows), batch.most_left()
-            )
-            block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
-            mx.eval(block.tokens, block.accepted)  # the host has to see which rows stopped
-            accepted = np.asarray(block.accepted)
-            emitted = np.minimum(accepted + 1, length)
-            appended, unfinished = batch.append(np.asarray(block.tokens), emitted)
+            if block is None:
+                longest = min(generator.longest_block(rows), batch.most_left())
+                length = min(draft_length.choose(rows), longest)
+                block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
+            ahead = None
+            if generator.runs_ahead and batch.most_left() > length and not batch.has_room(most):
+                uniforms = batch.uniforms(length, skipped=length)
+                ahead = generator.generate(block.tokens[:, -1][None], *uniforms)
+            tokens = np.asarray(block.tokens)  # the host has to see which rows stopped
+            emitted = np.minimum(block.accepted + 1, length)
+            appended, unfinished = batch.append(tokens, emitted)
             if support:
                 batch.record(appended, block.records.of_first(appended))
             for decoder in generator.decoders:
-                decoder.filter(unfinished)
+                if len(unfinished) < rows:
+                    decoder.filter(unfinished)
                 decoder.trim(length - appended[unfinished])
-            batch.filter(unfinished)
+            if len(unfinished) < rows:
+                batch.filter(unfinished)
             seconds = time.perf_counter() - begun
-            rejected = int((emitted - accepted).sum())
+            rejected = int((emitted - block.accepted).sum())
             draft_length.observe(rows, length, int(emitted.sum()), rejected, seconds)
+            block = ahead
+            if block is not None and len(unfinished) < rows:
+                batch.drop(rows - len(unfinished), length)
+                block = block.filtered(unfinished) if unfinished else None

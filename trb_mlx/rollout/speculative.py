@@ -33,6 +33,8 @@ class Draft(NamedTuple):
 class SpeculativeGenerator:
     """A behavior policy: drafts of the student, verified by the teacher."""
 
+    runs_ahead = False
+
     def __init__(self, pair: Pair, behavior: Behavior, budget: float, sampling: Sampling) -> None:
         """Both models' log-probs are tempered before the blend is solved."""
         self._teacher = pair.teacher
@@ -107,4 +109,4 @@ class SpeculativeGenerator:
                 if not len(standing):
                     break
                 accepted[standing] += 1
-        return Block(mx.array(tokens), mx.array(accepted), records)
+        return Block(mx.array(tokens), accepted, records)
