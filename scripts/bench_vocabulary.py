@@ -113,7 +113,7 @@ def compare_parts(vocab: int, budget: float, rows: int, repeats: int, seed: int)
         return run
 
     def tested(part: slice, of: Distribution, blend: mx.array, drafts: mx.array) -> list[mx.array]:
-        return [mx.array(x) for x in accept_drafts(drafts, of.probs, blend, noise[1, part])]
+        return [mx.array(x) for x in accept_drafts(drafts, of, blend, noise[1, part])]
 
     sides = {
         "log_softmax": lambda: log_softmax(student),

@@ -89,7 +89,7 @@ def scaled_kernel(factor: float, patch: Patch) -> None:
 
 
 def biased_draw(factor: float, patch: Patch) -> None:
-    for module, name in ((solving, "inverse_cdf"), (generator, "draw")):
+    for module, name in ((solving, "inverse_cdf"), (generator, "softmax_draw")):
         plain = getattr(module, name)
         biased = partial(_with_larger_uniforms, plain, factor)
         patch.setattr(module, name, biased)
@@ -112,7 +112,8 @@ def shifted_offset(patch: Patch) -> None:
 def every_draft_kept(patch: Patch) -> None:
     """The student's own law instead of the behavior's."""
     plain = speculative.accept_drafts
-    patch.setattr(speculative, "accept_drafts", lambda tokens, d, mu, u: plain(tokens, d, d, u))
+    kept = lambda tokens, d, mu, u: plain(tokens, d, d.probs, u)  # noqa: E731
+    patch.setattr(speculative, "accept_drafts", kept)
 
 
 def blocks_differ(patch: Patch) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from trb_mlx.ops.coupling import accept_drafts
+from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.numerics import log_softmax, total_variation
 from trb_mlx.ops.sampling import draw, row_uniforms
 
@@ -24,9 +25,10 @@ def policies(vocab: int, length: int, gap: float, seed: int) -> tuple[mx.array, 
 def emit(draft: mx.array, behavior: mx.array, seed: int) -> tuple[np.ndarray, ...]:
     """Many drafts from rows `[V]` of log-probs, and what the coupling makes of them."""
     noise = mx.array(np.stack([row_uniforms(seed, 0, row, 0, 3) for row in range(ROWS)]))
-    wide = [mx.broadcast_to(mx.exp(x), (ROWS, *x.shape)) for x in (draft, behavior)]
-    tokens = draw(wide[0], noise[:, 0])
-    return np.asarray(tokens), *accept_drafts(tokens, *wide, noise[:, 1:, 0])
+    drafts, law = (mx.broadcast_to(x, (ROWS, *x.shape)) for x in (draft, behavior))
+    tokens = draw(softmax(drafts).masses, noise[:, 0])
+    kept, emitted = accept_drafts(tokens, softmax(drafts), mx.exp(law), noise[:, 1:, 0])
+    return np.asarray(tokens), kept, emitted
 
 
 def assert_law(tokens: np.ndarray, logprobs: np.ndarray) -> None:
@@ -64,27 +66,29 @@ def test_equal_policies_keep_everything() -> None:
 
 
 def test_disjoint_policies_replace_the_token() -> None:
-    draft, behavior = mx.array([[0.5, 0.5, 0.0]] * 2), mx.array([[0.0, 0.0, 1.0], [0.5, 0.5, 0.0]])
+    draft = softmax(mx.log(mx.array([[0.5, 0.5, 0.0]] * 2)))
+    behavior = mx.array([[0.0, 0.0, 1.0], [0.5, 0.5, 0.0]])
     kept, emitted = accept_drafts(mx.array([1, 0]), draft, behavior, mx.array([[0, 0.7]] * 2))
     assert (kept.tolist(), emitted.tolist()) == ([False, True], [2, 0])
 
 
 def test_rounding_that_leaves_no_residual_draws_from_the_behavior() -> None:
     """μ is below d where it was drawn, and nowhere above it."""
-    draft = mx.array([[0.5, 0.5, 0.0]])
-    behavior = draft - mx.array([1e-6, 0.0, 0.0])
+    draft = softmax(mx.log(mx.array([[0.5, 0.5, 0.0]])))
+    behavior = draft.probs - mx.array([1e-6, 0.0, 0.0])
     kept, emitted = accept_drafts(mx.array([0]), draft, behavior, mx.array([[1.0, 0.9]]))
     assert (kept.item(), emitted.item()) == (False, 1)
 
 
 def test_what_is_emitted_does_not_depend_on_the_other_rows() -> None:
     """The replacement is drawn for rejected rows alone, whichever others there are."""
-    draft, behavior = (mx.exp(x) for x in policies(20, 64, 1.0, seed=8))
+    logits, law = policies(20, 64, 1.0, seed=8)
+    draft, behavior = softmax(logits), mx.exp(law)
     uniforms = mx.array(np.stack([row_uniforms(9, 0, row, 0, 2)[:, 0] for row in range(64)]))
-    tokens = draw(draft, mx.stack([uniforms[:, 1], uniforms[:, 0]], axis=-1))
+    tokens = draw(draft.masses, mx.stack([uniforms[:, 1], uniforms[:, 0]], axis=-1))
     together = accept_drafts(tokens, draft, behavior, uniforms)
     assert 0 < together[0].sum() < 64
     for row in range(64):
         one = slice(row, row + 1)
-        alone = accept_drafts(tokens[one], draft[one], behavior[one], uniforms[one])
+        alone = accept_drafts(tokens[one], draft.take(one), behavior[one], uniforms[one])
         assert [x.item() for x in alone] == [x[row].item() for x in together]

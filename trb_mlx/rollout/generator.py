@@ -68,7 +68,7 @@ def draw_rows(
     if temperature != 1.0:
         logits = logits / temperature
     for group in row_groups(*logits.shape):
-        drawn, *rows = _drawn(logits[group], uniforms[group])
+        drawn, *rows = softmax_draw(logits[group], uniforms[group])
         distributions.append(Distribution(*rows))
         if top_p < 1.0:
             masses = mx.exp(nucleus(distributions[-1].logprobs, top_p))
@@ -78,8 +78,8 @@ def draw_rows(
 
 
 @mx.compile
-def _drawn(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, ...]:
-    """A token of each row, and the row's `Distribution`: few launches, the same in every bit."""
+def softmax_draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, ...]:
+    """A token of each row of logits `[B, V]`, and the parts of its `Distribution`."""
     rows = softmax(logits)
     return draw(rows.masses, uniforms), *rows
 

@@ -30,13 +30,20 @@ def student_records(
         temperature: τ of the rows.
     """
     plain = _at_temperature_one(rows, temperature)
-    support = top_k(plain.logprobs, count)
-    inside = mx.take_along_axis(plain.logprobs, support, axis=-1)
+    return _student_records(tuple(rows), plain.logprobs, tokens, count)
+
+
+@mx.compile
+def _student_records(
+    rows: tuple[mx.array, ...], plain: mx.array, tokens: mx.array, count: int
+) -> dict[str, mx.array]:
+    support = top_k(plain, count)
+    inside = mx.take_along_axis(plain, support, axis=-1)
     return {
         "support": support,
         "student_mass": mx.exp(inside).sum(-1),
-        "student_entropy": entropy_of(rows),
-        "student_logprob": rows.at(tokens),
+        "student_entropy": entropy_of(Distribution(*rows)),
+        "student_logprob": Distribution(*rows).at(tokens),
     }
 
 
@@ -48,6 +55,17 @@ def teacher_records(
     Arguments as in `student_records`; `support` is int `[..., K]`.
     """
     plain = _at_temperature_one(rows, temperature)
+    return _teacher_records(tuple(rows), tuple(plain), tokens, support)
+
+
+@mx.compile
+def _teacher_records(
+    own_rows: tuple[mx.array, ...],
+    plain_rows: tuple[mx.array, ...],
+    tokens: mx.array,
+    support: mx.array,
+) -> dict[str, mx.array]:
+    rows, plain = Distribution(*own_rows), Distribution(*plain_rows)
     own = top_k(plain.logprobs, support.shape[-1])
     shared = (own[..., :, None] == support[..., None, :]).sum(axis=(-1, -2))
     likeliest = mx.argmax(mx.take_along_axis(plain.logprobs, own, axis=-1), axis=-1)

@@ -94,7 +94,7 @@ class SpeculativeGenerator:
                 teacher = softmax(logits[at, place], self._temperature)
                 blend = self._behavior.blend(student, teacher, self._budget)
                 kept, emitted = accept_drafts(
-                    draft.tokens[at, place], student.probs, blend.probs, uniforms[at, place]
+                    draft.tokens[at, place], student, blend.probs, uniforms[at, place]
                 )
                 tokens[standing, place] = emitted
                 if self._support:
