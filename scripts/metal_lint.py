@@ -1,11 +1,12 @@
 """What a round and a step ask of Metal, traced on any machine at a real vocabulary.
 
 Each part of a round of blended rollouts, of scoring and of an update is traced at V = 151,936 with
-arrays that are never evaluated. Printed are its launches (views cost none) and the bytes that it
-reads and writes; what Metal has no kernel for, full sorts and masks that attention would copy are
-faults. MLX's fast functions, which fall back to many operations on a CPU, are shown as the one
-launch that they are on a GPU. What mx.compile would join is counted apart, and equal operations
-once, so that launches are near those of a GPU and not exactly them::
+arrays that are never evaluated. Printed are its launches (views cost none), as they are and where
+mx.compile has joined what it can, and the bytes that it reads and writes; what Metal has no kernel
+for, full sorts, masks that attention would copy and attention that holds its scores are faults.
+MLX's fast functions, which fall back to many operations on a CPU, are shown as the one launch that
+they are on a GPU. Equal operations are counted once, so that launches are near those of a GPU and
+not exactly them. Last comes which published models attend by scores, and for which blocks::
 
     python scripts/metal_lint.py
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import exportable  # noqa: F401  (before the product is imported)
@@ -31,21 +34,24 @@ from mlx.utils import tree_flatten, tree_unflatten
 from published_models import PUBLISHED, header_files
 
 from trb_mlx.config import LoraConfig, ModelConfig
+from trb_mlx.kernels import blend
 from trb_mlx.models.loading import outline_model
 from trb_mlx.models.lora import lora_parameters, make_lora_layers
 from trb_mlx.models.model_config import attention_heads
 from trb_mlx.ops import sampling, trust_region
+from trb_mlx.ops.coupling import replacement, stands
 from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
 from trb_mlx.ops.fused_head import fused_head_loss
 from trb_mlx.ops.jensen_shannon import forward_kl, generalized_jsd
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.replacement import keep_or_replace
-from trb_mlx.ops.sampling import draw
 from trb_mlx.rollout import row_cache
 from trb_mlx.rollout.behavior import Blend
+from trb_mlx.rollout.draft_length import LENGTHS
+from trb_mlx.rollout.generator import softmax_draw
 from trb_mlx.rollout.recording import pair_records, student_records, teacher_records
-from trb_mlx.rollout.row_cache import Offsets, RowKVCache
+from trb_mlx.rollout.row_cache import FEW_TOKENS, Offsets, RowKVCache
 
 VOCAB, ROWS, BLOCK, SUPPORT = 151_936, 8, 4, 16
 STUDENT, TEACHER = "Qwen/Qwen3-0.6B-Base", "mlx-community/Qwen3-4B-4bit"
@@ -76,12 +82,14 @@ class Part:
     Attributes:
         name: for people.
         launches: kernels by their primitive.
-        bytes: what they read and write.
+        joined: kernels of the same once it is compiled.
+        bytes: what the first ones read and write.
         faults: what Metal cannot do, or does at a price that it must not.
     """
 
     name: str
     launches: Counter[str] = field(default_factory=Counter)
+    joined: int = 0
     bytes: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -91,17 +99,37 @@ class Part:
         return sum(self.launches.values())
 
 
-def trace(name: str, function: Callable[..., Any], *arrays: mx.array, **named: mx.array) -> Part:
-    """The part that a function of arrays is; nothing of it is evaluated."""
+def trace(
+    name: str,
+    function: Callable[..., Any],
+    *arrays: mx.array,
+    has_gradient: bool = False,
+    **named: mx.array,
+) -> Part:
+    """The part that a function of arrays is; nothing of it is evaluated.
+
+    With a gradient attention always holds its scores, which then are no fault.
+    """
     part = Part(name)
 
     def listen(message: Message) -> None:
         if message["type"] == "primitive":
             _count(part, message)
 
-    with _fast_functions_as_one(part):
+    with _fast_functions_as_one(part.faults, has_gradient):
         mx.export_function(listen, function, *arrays, **named)
+    with _fast_functions_as_one([], has_gradient):
+        part.joined = _joined(mx.compile(function)(*arrays, **named))
     return part
+
+
+def _joined(outputs: Any) -> int:
+    """The launches of a compiled function, of which these are the unevaluated outputs."""
+    with tempfile.TemporaryDirectory() as place:
+        graph = Path(place) / "graph.dot"
+        mx.export_to_dot(str(graph), *(output for _, output in tree_flatten(outputs)))
+        names = re.findall(r'label ="(\w+)"', graph.read_text(encoding="utf-8"))
+    return sum(name not in VIEWS for name in names)
 
 
 def _count(part: Part, message: Message) -> None:
@@ -125,19 +153,41 @@ def _count(part: Part, message: Message) -> None:
         part.faults.append(f"{name}, which Metal has not")
 
 
+def is_fused(tokens: int, width: int, values: int, group: int) -> bool:
+    """Whether Metal attends without a gradient by one kernel, which holds no scores (MLX 0.32).
+
+    Args:
+        tokens: T, the queries of a row.
+        width: the dimension of a head's queries and keys.
+        values: that of its values.
+        group: query heads a key head.
+    """
+    if tokens <= FEW_TOKENS:
+        known = width == values and width in (64, 96, 128, 192, 256)
+        known = known or (width, values) == (192, 128)
+        return known and tokens * group <= 32
+    return width == values and width in (64, 72, 80, 96, 128)
+
+
 @contextmanager
-def _fast_functions_as_one(part: Part) -> Iterator[None]:
-    """mx.fast's functions as one primitive each; masks that attention would copy are faults."""
+def _fast_functions_as_one(faults: list[str], has_gradient: bool) -> Iterator[None]:
+    """mx.fast's functions as one primitive each; `faults` are what attention would do."""
     norm, rope, attention = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention
 
     def one(*arrays: mx.array) -> mx.array:
         return mx.depends([arrays[0]], list(arrays[1:]))[0]
 
     def attend(q: mx.array, k: mx.array, v: mx.array, **kwargs: Any) -> mx.array:
+        rows, heads, tokens, width = q.shape
+        group = heads // k.shape[1]
+        if not has_gradient and not is_fused(tokens, width, v.shape[-1], group):
+            faults.append(
+                f"scores of {tokens} tokens held (head dimension {width}, {group} heads a key head)"
+            )
         mask = kwargs.get("mask")
         if isinstance(mask, mx.array):
-            if q.shape[0] > 1 and q.shape[2] <= 8 and mask.shape[1] != q.shape[1]:
-                part.faults.append(f"a mask {list(mask.shape)} copied to {q.shape[1]} heads")
+            if rows > 1 and tokens <= FEW_TOKENS and mask.shape[1] != heads:
+                faults.append(f"a mask {list(mask.shape)} copied to {heads} heads")
             return one(q, k, v, mask)
         return one(q, k, v)
 
@@ -267,6 +317,7 @@ def _step_part(student: Traced, mode: str) -> Part:
             ),
             mx.zeros((2, 128), mx.int32),
             mx.zeros((count,), mx.int32),
+            has_gradient=True,
             **{f"target_{name}": value for name, value in targets.items()},
             **student.arrays,
         )
@@ -285,19 +336,20 @@ def vocabulary_parts() -> Iterator[Part]:
 
     both = trace("both softmaxes", of_two(lambda s, t: [*s, *t]), logits, logits)
     yield both
-    yield _less("a draw", trace("", lambda x, u: draw(x, u), logits, uniforms), None)
+    yield trace("a student's softmax and draw", softmax_draw, logits, uniforms)
     yield from _solver_parts(logits)
 
-    def coupling(tokens: Any, draft: Any, behavior: Any, uniforms: Any) -> Any:
-        at = [mx.take_along_axis(x, tokens[:, None], -1) for x in (draft, behavior)]
-        residual = mx.maximum(behavior - draft, 0.0)
-        return [uniforms[:, :1] * at[0] < at[1], draw(residual, uniforms)]
+    def coupling(tokens: Any, roots: Any, total: Any, behavior: Any, uniforms: Any) -> Any:
+        test, last = uniforms[:, :1], uniforms[:, 1:]
+        kept = stands(tokens, roots, total, behavior, test)
+        return [kept, replacement(roots, total, behavior, last)]
 
-    yield trace("test and replacement, all rows", coupling, tokens, logits, logits, uniforms)
+    rows = logits, number[:, None], logits
+    yield trace("test and replacement, all rows", coupling, tokens, *rows, uniforms)
 
     def records(s: Any, t: Any, tokens: Any, law: Any, number: Any) -> Any:
-        blend = Blend(law, number, number, number)
-        return list(pair_records(s, t, blend, tokens, SUPPORT, 1.0).values())
+        given = Blend(law, number, number, number)
+        return list(pair_records(s, t, given, tokens, SUPPORT, 1.0).values())
 
     part = trace("", of_two(records), logits, logits, tokens, logits, number)
     yield _less("records of both", part, both)
@@ -320,13 +372,20 @@ def vocabulary_parts() -> Iterator[Part]:
 
 
 def _solver_parts(logits: mx.array) -> Iterator[Part]:
-    """The plain solver: what comes before its trials, and one of them."""
+    """By the kernel, and the plain solver: what comes before its trials, and one of them."""
     rows = softmax(logits)
     names = ("student_logprobs", "roots", "teacher_logprobs")
     given = [_spread(rows.logprobs.shape, mx.float32) for _ in names]
 
+    total = mx.ones((ROWS, 1))
+
+    def launched(logprobs: mx.array, roots: mx.array, teacher: mx.array) -> Any:
+        return list(blend.launch(type(rows)(logprobs, roots, total), teacher, 0.02))
+
+    with patch.object(blend, "_kernel", lambda: _as_one_launch):
+        yield trace("solver by the kernel", launched, *given)
+
     def prepare(logprobs: mx.array, roots: mx.array, teacher: mx.array) -> Any:
-        total = mx.ones((ROWS, 1))
         return trust_region._prepare(type(rows)(logprobs, roots, total), teacher)
 
     def before(*arrays: mx.array) -> Any:
@@ -336,12 +395,9 @@ def _solver_parts(logits: mx.array) -> Iterator[Part]:
             found.extend(values)
             return [np.zeros(ROWS) for _ in values]
 
-        plain, trust_region._to_host = trust_region._to_host, noted
-        try:
+        with patch.object(trust_region, "_to_host", noted):
             prepared = prepare(*arrays)
             trust_region._at_zero(prepared)
-        finally:
-            trust_region._to_host = plain
         return [*prepared, *found]
 
     first = trace("solver, before its trials", before, *given)
@@ -356,22 +412,48 @@ def _solver_parts(logits: mx.array) -> Iterator[Part]:
     yield _less("solver, a trial", both, alone)
 
 
-def _less(name: str, part: Part, known: Part | None) -> Part:
+def _as_one_launch(
+    inputs: list[mx.array],
+    output_shapes: list[tuple[int, ...]],
+    output_dtypes: list[mx.Dtype],
+    **_: Any,
+) -> list[mx.array]:
+    """A custom kernel's outputs, for whoever has no GPU to build it."""
+    outputs = [mx.zeros(*each) for each in zip(output_shapes, output_dtypes, strict=True)]
+    return mx.depends(outputs, inputs)
+
+
+def _less(name: str, part: Part, known: Part) -> Part:
     """A part without what another has counted."""
-    if known is None:
-        return Part(name, part.launches, part.bytes, part.faults)
-    return Part(name, part.launches - known.launches, part.bytes - known.bytes, part.faults)
+    launches, size = part.launches - known.launches, part.bytes - known.bytes
+    return Part(name, launches, part.joined - known.joined, size, part.faults)
+
+
+def attention_lines() -> Iterator[str]:
+    """Which published models hold their scores in a drafted token, a block or a prefill."""
+    for name, config in PUBLISHED.items():
+        own = config.get("text_config", config)
+        heads = own["num_attention_heads"]
+        width = own.get("head_dim", own["hidden_size"] // heads)
+        group = heads // own["num_key_value_heads"]
+        lengths = {f"{length}": length for length in LENGTHS} | {"a prefill": 512}
+        held = [what for what, count in lengths.items() if not is_fused(count, width, width, group)]
+        yield f"| {name} | {width} | {group} | {', '.join(held)} |"
 
 
 @click.command()
 @click.option("--layers", type=(int, int), default=(28, 36), help="blocks of student and teacher")
 def main(layers: tuple[int, int]) -> None:
     """Print every part as a Markdown table."""
-    print(f"| part ({ROWS} rows, V = {VOCAB:,}) | launches | MB | faults |")
-    print("| --- | ---: | ---: | --- |")
+    print(f"| part ({ROWS} rows, V = {VOCAB:,}) | launches | compiled | MB | faults |")
+    print("| --- | ---: | ---: | ---: | --- |")
     for part in itertools.chain(vocabulary_parts(), model_parts(layers)):
         faults = ", ".join(f"{n} × {fault}" for fault, n in Counter(part.faults).items())
-        print(f"| {part.name} | {part.count:,} | {part.bytes / 1e6:,.0f} | {faults} |", flush=True)
+        counts = f"{part.count:,} | {part.joined:,} | {part.bytes / 1e6:,.0f}"
+        print(f"| {part.name} | {counts} | {faults} |", flush=True)
+    print("\n| model | head dimension | heads a key head | scores held in blocks of |")
+    print("| --- | ---: | ---: | --- |")
+    print(*attention_lines(), sep="\n")
 
 
 if __name__ == "__main__":
