@@ -33,6 +33,7 @@ class Offsets:
         self.array = mx.array(lengths)
         self._places: mx.array | None = None
         self._writers: mx.array | None = None
+        self._masks: dict[tuple[int, int | None, bool], mx.array | None] = {}
         alike = lengths.size > 0 and bool((lengths == lengths[0]).all())
         self.common = int(lengths[0]) if alike else None  # the count that all rows share
 
@@ -51,6 +52,31 @@ class Offsets:
     def end(self, count: int) -> int:
         """The last place that any row has written once it appends `count` more."""
         return int(self.lengths.max(initial=0)) + count
+
+    def mask(self, count: int, window: int | None, grouped: bool) -> mx.array | None:
+        """As `RowKVCache.make_mask`, once for all layers that ask alike.
+
+        Of all heads where Metal's attention for few tokens would copy it to them in every layer.
+        """
+        key = count, window, grouped
+        if key not in self._masks:
+            self._masks[key] = self._mask(*key)
+        return self._masks[key]
+
+    def _mask(self, count: int, window: int | None, grouped: bool) -> mx.array | None:
+        end = self.end(count)
+        if count == 1 and self.common is not None and (window is None or end <= window):
+            return None
+        places, own = mx.arange(end), self.places(count)
+        seen = places <= own
+        if window is not None:
+            seen = seen & (places > own - window)
+        if grouped:
+            return seen[:, None]
+        rows = len(self.lengths)
+        if self.heads is not None and rows > 1 and count <= FEW_TOKENS and on_gpu():
+            return seen & mx.ones((1, self.heads, 1, 1), mx.bool_)
+        return seen
 
 
 class RowKVCache:
@@ -103,24 +129,9 @@ class RowKVCache:
     ) -> mx.array | None:
         """Which places each of T = `count` new tokens sees, bool `[B, 1, T, places]`.
 
-        `[B, 1, 1, T, places]` where `grouped`. None where a single token sees them all. Of all
-        heads where Metal's attention for few tokens would copy it to them in every layer.
+        `[B, 1, 1, T, places]` where `grouped`. None where a single token sees them all.
         """
-        window = window_size or self.window
-        common, end = self.offsets.common, self.offsets.end(count)
-        if count == 1 and common is not None and (window is None or end <= window):
-            return None
-        places = mx.arange(end)
-        own = self.offsets.places(count)
-        seen = places <= own
-        if window is not None:
-            seen = seen & (places > own - window)
-        if self.grouped:
-            return seen[:, None]
-        heads, rows = self.offsets.heads, len(self.offsets.lengths)
-        if heads is not None and rows > 1 and count <= FEW_TOKENS and on_gpu():
-            return seen & mx.ones((1, heads, 1, 1), mx.bool_)
-        return seen
+        return self.offsets.mask(count, window_size or self.window, self.grouped)
 
     def put(self, row: int, state: Sequence[mx.array]) -> None:
         """Write what `extract` gave of one row, once it is computed, over a row."""
