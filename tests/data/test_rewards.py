@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from trb_mlx.data import rewards
 from trb_mlx.data.arithmetic import problems
 from trb_mlx.data.rewards import MATH_VERIFY, REASONING_GYM, WORKER, Verifier
+from trb_mlx.errors import UserError
 
 # A worker that says it is ready, then sleeps at the word `slow`, dies at `die`, and else says yes.
 STUB = """
@@ -267,6 +269,19 @@ def test_without_math_verify_numbers_are_scored_and_it_is_said_once(
         assert score_all(verifier, [*pairs, ("Answer: 17", "17")]) == [0.0, 1.0, 0.0, 1.0]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "pip install math-verify" in caplog.text
+
+
+def test_among_ranks_a_library_that_is_installed_has_to_start(tmp_path: Path) -> None:
+    """One rank alone would score otherwise; where none has the library, all score alike."""
+    script = tmp_path / "broken.py"
+    script.write_text('print("false")')
+    with Verifier(script=script, strict=True) as verifier:
+        assert verifier.score("Answer: 17", "17") == 1.0
+        with pytest.raises(UserError, match="math-verify is installed here and did not start"):
+            verifier.score("\\boxed{x+1}", "1+x")
+    absent = patch.object(rewards, "_is_installed", lambda library: False)
+    with absent, Verifier(script=script, strict=True) as verifier:
+        assert verifier.score("\\boxed{x+1}", "1+x") == 0.0
 
 
 def test_a_marked_gold_asks_for_a_marked_answer() -> None:

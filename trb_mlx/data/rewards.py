@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 import threading
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from trb_mlx.data.answers import (
     plain_number,
     same_answer,
 )
+from trb_mlx.errors import UserError
 
 WORKER = Path(__file__).with_name("verify_worker.py")
 MATH_VERIFY, REASONING_GYM = "math-verify", "reasoning-gym"  # what a worker may ask
@@ -42,11 +44,16 @@ class Verifier:
         timeouts: items that took longer than `timeout_s` seconds.
     """
 
-    def __init__(self, timeout_s: float = 5.0, script: Path = WORKER) -> None:
-        """`script` speaks the protocol of `verify_worker`."""
+    def __init__(self, timeout_s: float = 5.0, script: Path = WORKER, strict: bool = False) -> None:
+        """`script` speaks the protocol of `verify_worker`; `strict` where others score too.
+
+        Then a library that is installed and does not start is an error, for here alone answers
+        would be scored without it.
+        """
         self.timeouts = 0
         self._timeout_s = timeout_s
         self._script = script
+        self._strict = strict
         self._workers: dict[str, _Worker] = {}  # by the library that it asks
         self._unavailable: set[str] = set()
         self._too_slow: set[str] = set()
@@ -133,6 +140,11 @@ class Verifier:
             if worker.read(START_TIMEOUT_S) is not True:
                 self._stop(library)
                 self._unavailable.add(library)
+                if self._strict and _is_installed(library):
+                    raise UserError(
+                        f"{library} is installed here and did not start; expected it to score "
+                        f"answers as on the other ranks (pip install --force-reinstall {library})."
+                    )
                 _log.warning(
                     "%s is not installed or did not start: only plain numbers and equal "
                     "texts are scored as right (pip install %s).",
@@ -144,6 +156,13 @@ class Verifier:
 
     def _stop(self, library: str) -> None:
         self._workers.pop(library).stop()
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return bool(version(library))
+    except PackageNotFoundError:
+        return False
 
 
 class _Worker:

@@ -106,7 +106,7 @@ def _train(
     limits = limited_memory(config.run.memory_limit_gb, tell, group.neighbours)
     awake = kept_awake(config.run.keep_awake)
     holding = holding_run(folder, config, resume) if group.leads else nullcontext()
-    with holding, Verifier() as verifier, most, limits, awake:
+    with holding, Verifier(strict=group.size > 1) as verifier, most, limits, awake:
         check_fits(config, force, tell, group.neighbours)
         pair = load_run_pair(config, teacher)
         for scorer in (pair.student, pair.teacher):
