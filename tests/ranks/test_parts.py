@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
+import time
+import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from trb_mlx.errors import RunError, UserError
 from trb_mlx.ranks.agreement import agree
+from trb_mlx.ranks.engine import Engine
 from trb_mlx.ranks.folders import shared_folder
 from trb_mlx.ranks.group import Group, deal
 from trb_mlx.ranks.launch import Launch, launched, rank_timeout
@@ -97,6 +102,26 @@ def test_a_copy_that_finds_no_room_is_a_sentence(monkeypatch: pytest.MonkeyPatch
         shared_folder(Second(), None),
     ):
         pass
+
+
+def test_the_engine_lets_go_of_the_group() -> None:
+    """MPI is told of a process's end when its group ends, which a thread must not hold."""
+
+    class Joined:
+        """In place of MLX's group."""
+
+    def twice(array: mx.array, group: Joined, stream: mx.Stream) -> mx.array:
+        return 2 * array
+
+    group = Joined()
+    kept = weakref.ref(group)
+    result = Engine().collect(twice, mx.ones(3), group, "ring", lambda wait: [wait(5.0)])
+    assert result.tolist() == [2.0, 2.0, 2.0]
+    del group
+    until = time.monotonic() + 5.0
+    while kept() is not None and time.monotonic() < until:
+        gc.collect()
+    assert kept() is None
 
 
 def test_each_difference_is_a_sentence() -> None:

@@ -82,6 +82,7 @@ class Engine:
             job = self._jobs.get()
             self._busy = True
             job()
+            del job  # it holds MLX's group, whose end MPI has to be told at the process's
             self._busy = False
 
     def _leave(self) -> None:
