@@ -1,22 +1,45 @@
 """What Metal computes where a CPU computes better, from MLX's own kernels (0.32).
 
 Its expm1 reduces the range without the low part of log 2 and is off by up to 3,000 ulp; its log1p
-is x·log(1 + x)/((1 + x) − 1); exp and log are taken to be off by 4 ulp; denormals are flushed.
+is x·log(1 + x)/((1 + x) − 1); exp and log are taken to be off by 4 ulp, and logsumexp, whose exp is
+the fast one, by 1e-6; denormals are flushed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.ops import distribution, numerics, trust_region
+from trb_mlx.ops import (
+    coupling,
+    distribution,
+    divergence,
+    jensen_shannon,
+    numerics,
+    replacement,
+    sampling,
+    trust_region,
+)
+from trb_mlx.rollout import recording
 
 ULP = 2.0**-23
+# Where the product computes over the vocabulary.
+MODULES = (
+    coupling,
+    distribution,
+    divergence,
+    jensen_shannon,
+    numerics,
+    recording,
+    replacement,
+    sampling,
+    trust_region,
+)
 COEFFICIENTS = (1.97350979e-4, 1.39309070e-3, 8.33343994e-3, 4.16668020e-2, 1.66666716e-1)
 
 
@@ -62,6 +85,18 @@ def noisy_log(values: mx.array) -> mx.array:
     return _noisy(mx.log(values))
 
 
+def logsumexp(values: mx.array, axis: int = -1, keepdims: bool = False) -> mx.array:
+    """logsumexp, off by up to 1e-6."""
+    total = mx.logsumexp(values, axis=axis, keepdims=keepdims)
+    return total + 1e-6 * mx.random.uniform(-1.0, 1.0, total.shape)
+
+
+def logaddexp(one: mx.array, other: mx.array) -> mx.array:
+    """As mlx/backend/metal/kernels/binary_ops.h."""
+    high, low = mx.maximum(one, other), mx.minimum(one, other)
+    return mx.where(low == -mx.inf, high, high + log1p(noisy_exp(low - high)))
+
+
 def flushed(values: mx.array) -> mx.array:
     """Denormal numbers as 0."""
     return mx.where(mx.abs(values) < 2.0**-126, 0.0, values)
@@ -73,19 +108,22 @@ def _noisy(values: mx.array) -> mx.array:
 
 @contextmanager
 def like_metal(seed: int = 0) -> Iterator[None]:
-    """The solver and the softmax before it compute as on Metal."""
+    """What is computed over the vocabulary computes as on Metal, without compiling."""
     mx.random.seed(seed)
-    changed = {"expm1": expm1, "log1p": log1p, "exp": noisy_exp, "log": noisy_log}
+    changed = {
+        **{"expm1": expm1, "log1p": log1p, "exp": noisy_exp, "log": noisy_log},
+        **{"logsumexp": logsumexp, "logaddexp": logaddexp},
+    }
     metal = SimpleNamespace(**{**vars(mx), **changed})
     prepare = trust_region._prepare
 
     def prepared(*rows: mx.array) -> trust_region._Rows:
         return trust_region._Rows(*(flushed(values) for values in prepare(*rows)))
 
-    with (
-        patch.object(trust_region, "mx", metal),
-        patch.object(distribution, "mx", metal),
-        patch.object(numerics, "mx", metal),
-        patch.object(trust_region, "_prepare", prepared),
-    ):
+    with ExitStack() as stack:
+        for module in MODULES:
+            stack.enter_context(patch.object(module, "mx", metal))
+        stack.enter_context(patch.object(trust_region, "_prepare", prepared))
+        mx.disable_compile()
+        stack.callback(mx.enable_compile)
         yield
