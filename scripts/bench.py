@@ -25,6 +25,7 @@ import click
 import mlx.core as mx
 from bench_caches import compare_caches
 from bench_hybrids import FAMILIES, compare_hybrids
+from bench_launches import compare_launches
 from bench_models import padded_pair, smollm2_pair, widened_pair
 from bench_rollouts import compare_rollouts, compare_vanilla
 from bench_vocabulary import BUDGETS, VOCABS, compare_parts, compare_recording
@@ -144,6 +145,11 @@ def recording(settings: Settings) -> Iterator[Row]:
         yield compare_recording(49_152, batch, settings.repeats, settings.seed)
 
 
+def launches(settings: Settings) -> Iterator[Row]:
+    """What a round asks of a GPU at V = 151,936, beside this device's measured rates."""
+    yield from compare_launches(settings.repeats)
+
+
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     section.__name__: section
     for section in (
@@ -152,6 +158,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         hybrids,
         vocabulary,
         recording,
+        launches,
         step,
         update,
         loss,

@@ -6,19 +6,20 @@ mx.compile has joined what it can, and the bytes that it reads and writes; what 
 for, full sorts, masks that attention would copy and attention that holds its scores are faults.
 MLX's fast functions, which fall back to many operations on a CPU, are shown as the one launch that
 they are on a GPU. Equal operations are counted once, so that launches are near those of a GPU and
-not exactly them. Last comes which published models attend by scores, and for which blocks::
+not exactly them. A round is the sum of its parts, compiled where the product compiles them. Last
+comes which published models attend by scores, and for which blocks::
 
     python scripts/metal_lint.py
 """
 
 from __future__ import annotations
 
-import itertools
+import json
 import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,22 @@ VIEWS = {
 SORTS = {"Sort", "ArgSort", "Partition", "ArgPartition"}
 # No kernel on a GPU: mx.linalg's factorisations, and float64 of anything.
 MISSING = {"Cholesky", "Eig", "Eigh", "Inverse", "LUF", "QRF", "SVD"}
+# A round's parts: how often each comes, and whether the product compiles it.
+ROUND = {
+    "student, a drafted token": (BLOCK, False),
+    "a student's softmax and draw": (BLOCK, True),
+    f"teacher, a pass of {BLOCK}": (1, False),
+    "both softmaxes": (BLOCK / 2, False),  # the teacher's alone
+    "test and replacement, all rows": (BLOCK, True),
+    "records of both": (BLOCK, True),
+}
+SOLVERS = {
+    "by the kernel": {"solver by the kernel": (BLOCK, False)},
+    "without it": {
+        "solver, before its trials": (BLOCK, False),
+        "solver, a trial": (2 * BLOCK, False),
+    },
+}
 # Losses of the whole vocabulary.
 WHOLE = {
     "exact": reverse_kl,
@@ -429,6 +446,18 @@ def _less(name: str, part: Part, known: Part) -> Part:
     return Part(name, launches, part.joined - known.joined, size, part.faults)
 
 
+def rounds(parts: Iterable[Part]) -> Iterator[tuple[str, float, float]]:
+    """Launches and bytes of a round that blends blocks of `BLOCK` tokens, by its solver."""
+    by_name = {part.name: part for part in parts}
+    for solver, own in SOLVERS.items():
+        launches = size = 0.0
+        for name, (times, compiled) in (ROUND | own).items():
+            part = by_name[name]
+            launches += times * (part.joined if compiled else part.count)
+            size += times * part.bytes
+        yield f"a round, blocks of {BLOCK}, solved {solver}", launches, size
+
+
 def attention_lines() -> Iterator[str]:
     """Which published models hold their scores in a drafted token, a block or a prefill."""
     for name, config in PUBLISHED.items():
@@ -443,14 +472,22 @@ def attention_lines() -> Iterator[str]:
 
 @click.command()
 @click.option("--layers", type=(int, int), default=(28, 36), help="blocks of student and teacher")
-def main(layers: tuple[int, int]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="parts and rounds as JSON")
+def main(layers: tuple[int, int], as_json: bool) -> None:
     """Print every part as a Markdown table."""
+    parts = [*vocabulary_parts(), *model_parts(layers)]
+    if as_json:
+        found = [[part.name, part.count, part.joined, part.bytes, part.faults] for part in parts]
+        print(json.dumps({"parts": found, "rounds": list(rounds(parts))}))
+        return
     print(f"| part ({ROWS} rows, V = {VOCAB:,}) | launches | compiled | MB | faults |")
     print("| --- | ---: | ---: | ---: | --- |")
-    for part in itertools.chain(vocabulary_parts(), model_parts(layers)):
+    for part in parts:
         faults = ", ".join(f"{n} × {fault}" for fault, n in Counter(part.faults).items())
         counts = f"{part.count:,} | {part.joined:,} | {part.bytes / 1e6:,.0f}"
-        print(f"| {part.name} | {counts} | {faults} |", flush=True)
+        print(f"| {part.name} | {counts} | {faults} |")
+    for name, launches, size in rounds(parts):
+        print(f"| {name} | {launches:,.0f} | | {size / 1e6:,.0f} | |")
     print("\n| model | head dimension | heads a key head | scores held in blocks of |")
     print("| --- | ---: | ---: | --- |")
     print(*attention_lines(), sep="\n")
