@@ -112,8 +112,11 @@ def shifted_offset(patch: Patch) -> None:
 def every_draft_kept(patch: Patch) -> None:
     """The student's own law instead of the behavior's."""
     plain = speculative.accept_drafts
-    kept = lambda tokens, d, mu, u: plain(tokens, d, d.probs, u)  # noqa: E731
-    patch.setattr(speculative, "accept_drafts", kept)
+
+    def keep(tokens: mx.array, draft: Any, probs: mx.array, uniforms: mx.array) -> Any:
+        return plain(tokens, draft, draft.probs, uniforms)
+
+    patch.setattr(speculative, "accept_drafts", keep)
 
 
 def blocks_differ(patch: Patch) -> None:

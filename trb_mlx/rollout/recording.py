@@ -128,6 +128,7 @@ class BlockRecords:
         """Of each row's first tokens, int `[rows]` of them: by name `[N, …]`, row by row."""
         first = np.arange(self._number.shape[1]) < counts[:, None]
         numbers = self._number[first]
+        # One token of every row is as it was recorded: no gather in each of vanilla's rounds.
         if len(self._parts) == 1 and np.array_equal(numbers, np.arange(self._count)):
             return self._parts[0]
         order = mx.array(numbers.astype(np.int32))

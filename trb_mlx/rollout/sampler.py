@@ -79,16 +79,16 @@ def _generate(
             appended, unfinished = batch.append(tokens, emitted)
             if support:
                 batch.record(appended, block.records.of_first(appended))
-            for decoder in generator.decoders:
-                if len(unfinished) < rows:
-                    decoder.filter(unfinished)
-                decoder.trim(length - appended[unfinished])
             if len(unfinished) < rows:
+                for decoder in generator.decoders:
+                    decoder.filter(unfinished)
                 batch.filter(unfinished)
+                if ahead is not None:
+                    batch.drop(rows - len(unfinished), length)
+                    ahead = ahead.filtered(unfinished) if unfinished else None
+            for decoder in generator.decoders:
+                decoder.trim(length - appended[unfinished])
             seconds = time.perf_counter() - begun
             rejected = int((emitted - block.accepted).sum())
             draft_length.observe(rows, length, int(emitted.sum()), rejected, seconds)
             block = ahead
-            if block is not None and len(unfinished) < rows:
-                batch.drop(rows - len(unfinished), length)
-                block = block.filtered(unfinished) if unfinished else None
