@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -56,6 +57,27 @@ def test_the_block_length_changes_neither_tokens_nor_records(pair: Pair, length:
         np.testing.assert_allclose(actual, values, atol=1e-4, err_msg=name)
     share = one.records.corrected[one.mask].mean()
     assert 0.02 < share < one.records.total_variation[one.mask].mean() * 3
+
+
+def test_a_round_is_chosen_for_what_its_rows_have_left_and_who_waits(pair: Pair) -> None:
+    asked: list[tuple[list[int], bool]] = []
+
+    class Asked(Fixed):
+        def choose(self, left: Sequence[int], refilled: bool) -> int:
+            asked.append((list(left), refilled))
+            return 9
+
+    sampling = Sampling(max_tokens=12, batch_size=3)
+    behavior = make_behavior(BehaviorConfig(kind="fixed", budget=0.1))
+    rollout = sample_blended(pair, jobs(2), sampling, behavior, 0.1, Asked(9))
+    assert asked[0] == ([12] * 3, True)
+    assert all(len(left) == 3 for left, refilled in asked if refilled)
+    assert all(1 <= tokens <= 12 for left, _ in asked for tokens in left)
+    waiting = [refilled for _, refilled in asked]
+    assert waiting == sorted(waiting, reverse=True)
+    assert not waiting[-1]
+    assert sum(len(left) for left, _ in asked) == rollout.rounds
+    assert sum(len(left) * min(9, max(left)) for left, _ in asked) == rollout.drafted
 
 
 def test_nothing_is_blended_behind_a_rejected_draft(pair: Pair) -> None:

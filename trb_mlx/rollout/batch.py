@@ -87,13 +87,20 @@ class RolloutBatch:
         self.last = np.concatenate([self.last, ends], axis=1)
         return prompts
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a job waits for the place of a row that ends."""
+        return bool(self._waiting)
+
     def has_room(self, batch_size: int) -> bool:
         """Whether `admit` would add a job."""
-        return bool(self._waiting) and len(self) < batch_size
+        return self.has_waiting and len(self) < batch_size
 
-    def most_left(self) -> int:
-        """The most tokens that any row may still generate."""
-        return self._max_tokens - int(self.lengths.min())
+    @property
+    def left(self) -> list[int]:
+        """How many tokens each row may still generate."""
+        left: list[int] = (self._max_tokens - self.lengths).tolist()
+        return left
 
     def uniforms(self, count: int, skipped: int = 0) -> tuple[mx.array, mx.array]:
         """For `count` positions of each row, the next ones but for those that are `skipped`.

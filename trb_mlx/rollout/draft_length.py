@@ -1,16 +1,20 @@
-"""How many tokens to draft before the teacher looks: the block length of most tokens a second.
+"""How many tokens to draft before the teacher looks: the block length that is done first.
 
-With acceptance a, a block of γ emits E = (1 − a^γ)/(1 − a) tokens on average. The γ chosen
-maximises E/C(γ), where C(γ) is what a round costs by the rounds that were drawn.
+With acceptance a, a block of γ emits E = (1 − a^γ)/(1 − a) tokens on average. While prompts wait
+for the places of rows that end, the γ chosen maximises E/C(γ), where C(γ) is what a round costs by
+the rounds that were drawn. Afterwards all wait for the slowest row, and long blocks scatter the
+rows' ends more: then γ minimises the seconds until the last of them is expected to end.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 LENGTHS = (1, 2, 4, 8, 12)
 # What is believed of acceptance before anything is seen, as if of so many tokens.
@@ -22,14 +26,21 @@ MEMORY_ROUNDS = 5
 # The share of the time that trying one length again may lose.
 TRIAL_SHARE = 0.0025
 
+_NORMAL = statistics.NormalDist()
+
 Costs = Mapping[int, float]  # block length → seconds, or any other unit
 
 
 class DraftLength(Protocol):
     """Chooses each round's block length."""
 
-    def choose(self, rows: int) -> int:
-        """The block length for so many rows."""
+    def choose(self, left: Sequence[int], refilled: bool) -> int:
+        """The block length of the next round.
+
+        Args:
+            left: how many tokens each row may still draw, at least one, int `[B]`.
+            refilled: whether another prompt takes the place of a row that ends.
+        """
 
     def observe(self, rows: int, length: int, tokens: int, rejected: int, seconds: float) -> None:
         """A round of `length` emitted `tokens`, of which `rejected` replaced a draft."""
@@ -41,7 +52,7 @@ class Fixed:
 
     length: int
 
-    def choose(self, rows: int) -> int:
+    def choose(self, left: Sequence[int], refilled: bool) -> int:
         """The one length, whatever the rows."""
         return self.length
 
@@ -69,6 +80,13 @@ class _Rounds:
         self.drawn[length] = self.elapsed
 
 
+class Ahead(NamedTuple):
+    """What is ahead by blocks of one length: rounds, and seconds or the unit of the costs."""
+
+    rounds: float
+    seconds: float
+
+
 class Adaptive:
     """Follows the acceptance and the costs of the rounds that are drawn anyway.
 
@@ -90,29 +108,52 @@ class Adaptive:
         return 1.0 - self._rejected / self._tokens
 
     def costs(self, rows: int) -> dict[int, float]:
-        """C(γ) as it is believed for so many rows."""
-        rounds = self._rounds_of(rows)
-        timed = {length: statistics.median(lately) for length, lately in rounds.seconds.items()}
-        if not timed:
+        """C(γ) as it is believed for so many rows, by the nearest number of rows that was timed."""
+        sizes = [size for size, rounds in self._rounds.items() if rounds.seconds]
+        if not sizes:
             return self.assumed
+        rounds = self._rounds[min(sizes, key=lambda size: abs(size - _size(rows)))]
+        timed = {length: statistics.median(lately) for length, lately in rounds.seconds.items()}
         costs = {}
         for length, cost in self.assumed.items():
             nearest = min(timed, key=lambda known: abs(math.log(known / length)))
             costs[length] = timed[nearest] * cost / self.assumed[nearest]
         return costs
 
-    def choose(self, rows: int) -> int:
-        """The length of most expected tokens a second, or one that is due to be tried again."""
-        rounds, costs = self._rounds_of(rows), self.costs(rows)
+    def choose(self, left: Sequence[int], refilled: bool) -> int:
+        """The length that is done first, or one that is due to be tried again."""
+        rows, most = len(left), max(left)
+        rounds = self._rounds_of(rows)
         if self.timed and 1 not in rounds.seconds:
             return 1
-        emitted = {length: expected(self.acceptance, length) for length in costs}
-        best = max(costs, key=lambda length: emitted[length] / costs[length])
-        for length in costs if self.timed else ():
-            loss = costs[length] - emitted[length] * costs[best] / emitted[best]
-            if loss < TRIAL_SHARE * (rounds.elapsed - rounds.drawn.get(length, 0.0)):
-                return length
+        ahead = {
+            length: self._ahead(length, left, refilled)
+            for length in dict.fromkeys(min(length, most) for length in self.assumed)
+        }
+        best = min(ahead, key=lambda length: ahead[length].seconds)
+        for length in self.assumed if self.timed else ():
+            if length <= most:
+                loss = (ahead[length].seconds - ahead[best].seconds) / ahead[length].rounds
+                if loss < TRIAL_SHARE * (rounds.elapsed - rounds.drawn.get(length, 0.0)):
+                    return length
         return best
+
+    def _ahead(self, length: int, left: Sequence[int], refilled: bool) -> Ahead:
+        """By one length throughout: of a token of a full batch, or until all rows are done."""
+        if refilled:
+            rounds = 1.0 / expected(self.acceptance, length)
+            return Ahead(rounds, rounds * interpolated(self.costs(len(left)), length))
+        costs: dict[int, float] = {}  # by ⌊log₂ rows⌉
+        seconds = done = 0.0
+        for ended, end in enumerate(ends(self.acceptance, length, left)):
+            size = _size(len(left) - ended)
+            if size not in costs:
+                costs[size] = interpolated(self.costs(len(left) - ended), length)
+            seconds += (end - done) * costs[size]
+            done = end
+        # The last block is cut to what the row has left.
+        spared = costs[0] - interpolated(self.costs(1), 1)
+        return Ahead(done, seconds - spared * surplus(self.acceptance, length) / max(1, length - 1))
 
     def observe(self, rows: int, length: int, tokens: int, rejected: int, seconds: float) -> None:
         """Update the acceptance, in which older tokens fade, and the costs."""
@@ -120,10 +161,10 @@ class Adaptive:
         self._tokens = (self._tokens + tokens) * fade
         self._rejected = (self._rejected + rejected) * fade
         if self.timed and length in self.assumed:
-            self._rounds.setdefault(round(math.log2(rows)), _Rounds()).add(length, seconds)
+            self._rounds.setdefault(_size(rows), _Rounds()).add(length, seconds)
 
     def _rounds_of(self, rows: int) -> _Rounds:
-        return self._rounds.get(round(math.log2(rows)), _Rounds())
+        return self._rounds.get(_size(rows), _Rounds())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON values."""
@@ -152,6 +193,47 @@ class Adaptive:
 def expected(acceptance: float, length: int) -> float:
     """E = (1 − a^γ)/(1 − a), the tokens that a block emits on average (γ at a = 1)."""
     return float(sum(acceptance**place for place in range(length)))
+
+
+def surplus(acceptance: float, length: int) -> float:
+    """o = (E₂/E − 1)/2, by how many tokens the last of a row's blocks of γ goes too far.
+
+    Renewal theory's mean, where E₂ = Σ (2i + 1)·aⁱ is the mean square of what a block emits.
+    """
+    return (_mean_square(acceptance, length) / expected(acceptance, length) - 1.0) / 2.0
+
+
+def ends(acceptance: float, length: int, left: Sequence[int]) -> list[float]:
+    """After how many blocks of γ each row is expected to end, from the first one to the last.
+
+    A row with n tokens left needs (n + o)/E blocks, with a standard deviation of
+    √(n·(E₂ − E²)/E³), by renewal theory. The k-th of B rows to end does so about where a normal
+    law has the share (k − 3/8)/(B + 1/4) before it (Blom 1958).
+    """
+    mean, beyond = expected(acceptance, length), surplus(acceptance, length)
+    variance = max(0.0, _mean_square(acceptance, length) - mean**2)
+    latest, found = 0.0, []
+    for rank, tokens in enumerate(sorted(left)):
+        normal = _NORMAL.inv_cdf((rank + 0.625) / (len(left) + 0.25))
+        spread = math.sqrt(tokens * variance / mean**3) * normal
+        latest = max(latest, (tokens + beyond) / mean + spread, math.ceil(tokens / length))
+        found.append(latest)
+    return found
+
+
+def _mean_square(acceptance: float, length: int) -> float:
+    return float(sum((2 * place + 1) * acceptance**place for place in range(length)))
+
+
+def interpolated(costs: Costs, length: int) -> float:
+    """C(γ), for a length between two of the costs on the line that joins them."""
+    lengths = sorted(costs)
+    return float(np.interp(length, lengths, [costs[known] for known in lengths]))
+
+
+def _size(rows: int) -> int:
+    """The class of row numbers that cost about the same: ⌊log₂ rows⌉."""
+    return round(math.log2(rows))
 
 
 def assumed_costs(student_bytes: int, teacher_bytes: int) -> Costs:

@@ -65,13 +65,13 @@ def _generate(
                         decoder.prefill(own)
                 if not len(batch):
                     return batch.result(sampling.temperature)
-            rows, begun = len(batch), time.perf_counter()
+            rows, left, begun = len(batch), batch.left, time.perf_counter()
             if block is None:
-                longest = min(generator.longest_block(rows), batch.most_left())
-                length = min(draft_length.choose(rows), longest)
+                chosen = draft_length.choose(left, refilled=batch.has_waiting)
+                length = min(chosen, max(left), generator.longest_block(rows))
                 block = generator.generate(mx.array(batch.last), *batch.uniforms(length))
             ahead = None
-            if generator.runs_ahead and batch.most_left() > length and not batch.has_room(most):
+            if generator.runs_ahead and max(left) > length and not batch.has_room(most):
                 uniforms = batch.uniforms(length, skipped=length)
                 ahead = generator.generate(block.tokens[:, -1][None], *uniforms)
             tokens = np.asarray(block.tokens)  # the host has to see which rows stopped
