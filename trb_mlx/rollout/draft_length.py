@@ -8,6 +8,7 @@ rows' ends more: then γ minimises the seconds until the last of them is expecte
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy.special import ndtri
 
 LENGTHS = (1, 2, 4, 8, 12)
 # What is believed of acceptance before anything is seen, as if of so many tokens.
@@ -25,8 +27,6 @@ MEMORY_TOKENS = 2048.0
 MEMORY_ROUNDS = 5
 # The share of the time that trying one length again may lose.
 TRIAL_SHARE = 0.0025
-
-_NORMAL = statistics.NormalDist()
 
 Costs = Mapping[int, float]  # block length → seconds, or any other unit
 
@@ -126,10 +126,15 @@ class Adaptive:
         rounds = self._rounds_of(rows)
         if self.timed and 1 not in rounds.seconds:
             return 1
-        ahead = {
-            length: self._ahead(length, left, refilled)
-            for length in dict.fromkeys(min(length, most) for length in self.assumed)
-        }
+        lengths = dict.fromkeys(min(length, most) for length in self.assumed)
+        if refilled:
+            full = self.costs(rows)
+            ahead = {length: token_ahead(self.acceptance, length, full) for length in lengths}
+        else:
+            costs = [self.costs(2**size) for size in range(_size(rows) + 1)]
+            ahead = {
+                length: batch_ahead(self.acceptance, length, left, costs) for length in lengths
+            }
         best = min(ahead, key=lambda length: ahead[length].seconds)
         for length in self.assumed if self.timed else ():
             if length <= most:
@@ -137,23 +142,6 @@ class Adaptive:
                 if loss < TRIAL_SHARE * (rounds.elapsed - rounds.drawn.get(length, 0.0)):
                     return length
         return best
-
-    def _ahead(self, length: int, left: Sequence[int], refilled: bool) -> Ahead:
-        """By one length throughout: of a token of a full batch, or until all rows are done."""
-        if refilled:
-            rounds = 1.0 / expected(self.acceptance, length)
-            return Ahead(rounds, rounds * interpolated(self.costs(len(left)), length))
-        costs: dict[int, float] = {}  # by ⌊log₂ rows⌉
-        seconds = done = 0.0
-        for ended, end in enumerate(ends(self.acceptance, length, left)):
-            size = _size(len(left) - ended)
-            if size not in costs:
-                costs[size] = interpolated(self.costs(len(left) - ended), length)
-            seconds += (end - done) * costs[size]
-            done = end
-        # The last block is cut to what the row has left.
-        spared = costs[0] - interpolated(self.costs(1), 1)
-        return Ahead(done, seconds - spared * surplus(self.acceptance, length) / max(1, length - 1))
 
     def observe(self, rows: int, length: int, tokens: int, rejected: int, seconds: float) -> None:
         """Update the acceptance, in which older tokens fade, and the costs."""
@@ -195,6 +183,32 @@ def expected(acceptance: float, length: int) -> float:
     return float(sum(acceptance**place for place in range(length)))
 
 
+def token_ahead(acceptance: float, length: int, costs: Costs) -> Ahead:
+    """What a token takes by blocks of γ: 1/E rounds, and C(γ)/E."""
+    rounds = 1.0 / expected(acceptance, length)
+    return Ahead(rounds, rounds * interpolated(costs, length))
+
+
+def batch_ahead(
+    acceptance: float, length: int, left: Sequence[int], costs: Sequence[Costs]
+) -> Ahead:
+    """What it takes by blocks of γ until all rows are done.
+
+    Args:
+        acceptance: a.
+        length: γ.
+        left: how many tokens each row may still draw, int `[B]`.
+        costs: C(γ) of 1, 2, 4 rows and so on, to about B.
+    """
+    by_size = np.array([interpolated(table, length) for table in costs])
+    at_end = ends(acceptance, length, left)
+    seconds = float(np.diff(at_end, prepend=0.0) @ by_size[_sizes(len(left))])
+    if length > 1:  # the last block is cut to what its row has left
+        token = (by_size[0] - interpolated(costs[0], 1)) / (length - 1)
+        seconds -= float(token) * surplus(acceptance, length)
+    return Ahead(float(at_end[-1]), seconds)
+
+
 def surplus(acceptance: float, length: int) -> float:
     """o = (E₂/E − 1)/2, by how many tokens the last of a row's blocks of γ goes too far.
 
@@ -203,22 +217,32 @@ def surplus(acceptance: float, length: int) -> float:
     return (_mean_square(acceptance, length) / expected(acceptance, length) - 1.0) / 2.0
 
 
-def ends(acceptance: float, length: int, left: Sequence[int]) -> list[float]:
+def ends(acceptance: float, length: int, left: Sequence[int]) -> np.ndarray:
     """After how many blocks of γ each row is expected to end, from the first one to the last.
 
     A row with n tokens left needs (n + o)/E blocks, with a standard deviation of
-    √(n·(E₂ − E²)/E³), by renewal theory. The k-th of B rows to end does so about where a normal
-    law has the share (k − 3/8)/(B + 1/4) before it (Blom 1958).
+    √(n·(E₂ − E²)/E³), by renewal theory. The j-th last of any k rows ends about where a normal
+    law has the share (k − j + 5/8)/(k + 1/4) before it (Blom 1958), and the j-th last of all rows
+    no earlier than that of the k that have most left, whichever k: the latest of these is taken.
+
+    Returns:
+        float64 `[B]`, rising.
     """
-    mean, beyond = expected(acceptance, length), surplus(acceptance, length)
+    mean, tokens = expected(acceptance, length), np.sort(left)[::-1]
     variance = max(0.0, _mean_square(acceptance, length) - mean**2)
-    latest, found = 0.0, []
-    for rank, tokens in enumerate(sorted(left)):
-        normal = _NORMAL.inv_cdf((rank + 0.625) / (len(left) + 0.25))
-        spread = math.sqrt(tokens * variance / mean**3) * normal
-        latest = max(latest, (tokens + beyond) / mean + spread, math.ceil(tokens / length))
-        found.append(latest)
-    return found
+    rounds = (tokens + surplus(acceptance, length)) / mean
+    spread = np.sqrt(tokens * variance / mean**3)
+    counted, normal = _last_of_rows(len(tokens))
+    latest = np.where(counted, rounds[:, None] + spread[:, None] * normal, 0.0).max(axis=0)
+    return np.maximum(latest, np.ceil(tokens / length))[::-1]
+
+
+@functools.cache
+def _last_of_rows(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """For k down and j across, whether j ≤ k, and where the j-th last of k normal values is."""
+    count, last = np.arange(1, rows + 1)[:, None], np.arange(1, rows + 1)
+    share = (np.maximum(count - last, 0) + 0.625) / (count + 0.25)
+    return last <= count, ndtri(share)
 
 
 def _mean_square(acceptance: float, length: int) -> float:
@@ -227,6 +251,8 @@ def _mean_square(acceptance: float, length: int) -> float:
 
 def interpolated(costs: Costs, length: int) -> float:
     """C(γ), for a length between two of the costs on the line that joins them."""
+    if length in costs:
+        return costs[length]
     lengths = sorted(costs)
     return float(np.interp(length, lengths, [costs[known] for known in lengths]))
 
@@ -234,6 +260,12 @@ def interpolated(costs: Costs, length: int) -> float:
 def _size(rows: int) -> int:
     """The class of row numbers that cost about the same: ⌊log₂ rows⌉."""
     return round(math.log2(rows))
+
+
+@functools.cache
+def _sizes(rows: int) -> np.ndarray:
+    """The sizes of `rows` rows, of one less, and so on to one."""
+    return np.array([_size(left) for left in range(rows, 0, -1)])
 
 
 def assumed_costs(student_bytes: int, teacher_bytes: int) -> Costs:
