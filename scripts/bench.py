@@ -196,7 +196,8 @@ def main(
     blas = "preloaded" if "openblas" in os.environ.get("LD_PRELOAD", "") else "not preloaded"
     device = mx.device_info().get("device_name", "a CPU") if on_gpu() else f"CPU, OpenBLAS {blas}"
     setting = f"{device}, ε {budget}, medians of {repeats}"
-    console, found = Console(width=160), {"setting": setting}
+    console = Console(width=160)
+    found: dict[str, Any] = {"setting": setting}
     console.print(setting)
     for name in only or SECTIONS:
         lines = list(SECTIONS[name](Settings(pairs, batches, budget, repeats, seed)))

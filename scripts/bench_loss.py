@@ -21,7 +21,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -95,8 +95,8 @@ def make_problem(sizes: Sizes, dtype: mx.Dtype, seed: int) -> Problem:
         for width, key in zip(widths, keys[2:], strict=True)
     ]
     mx.eval(heads, hidden)
-    problem = Problem(sizes, *heads, *hidden, {})
-    return Problem(sizes, *heads, *hidden, record(problem))
+    problem = Problem(sizes, heads[0], heads[1], hidden[0], hidden[1], {})
+    return replace(problem, recorded=record(problem))
 
 
 def record(problem: Problem) -> Arrays:
@@ -173,7 +173,7 @@ def measure(problem: Problem, side: Side) -> Measured:
     mx.eval(loss, gradient)
     seconds, busy = time.perf_counter() - begun[0], time.process_time() - begun[1]
     peak = mx.get_peak_memory()
-    return Measured(seconds, busy, peak, peak - before, loss.item(), gradient)
+    return Measured(seconds, busy, peak, peak - before, float(loss), gradient)
 
 
 def compare(
@@ -189,7 +189,7 @@ def compare(
             found = measure(problem, side)
             reference = first.setdefault(name.split()[1], found.gradient)
             gap = mx.abs(found.gradient - reference).max() / mx.abs(reference).max()
-            gaps[name] = float(gap.item())
+            gaps[name] = float(gap)
             found.gradient = mx.array(0)
             runs[name].append(found)
     return [

@@ -76,7 +76,7 @@ def random_scorer(vocab: int, seed: int) -> Scorer:
     mx.random.seed(seed)
     module = Model(ModelArgs("llama", 256, 8, 768, 4, 1e-5, vocab, tie_word_embeddings=True))
     mx.eval(module.parameters())
-    model = LanguageModel("random", module, None, {})  # type: ignore[arg-type]
+    model = LanguageModel("random", module, None, {})
     return Scorer(model, merge_stops(vocab, 0, [0], [0]))
 
 

@@ -51,7 +51,9 @@ def alternate(repeats: int, **sides: Callable[[], Any]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def stage_costs(pair: Pair, budget: float, batch: int, repeats: int) -> tuple[float, dict]:
+def stage_costs(
+    pair: Pair, budget: float, batch: int, repeats: int
+) -> tuple[float, dict[int, float]]:
     """S, and T_γ for every block length γ, in seconds: medians, all lengths taken in turn."""
     behavior = make_behavior(BehaviorConfig(kind="fixed", budget=budget))
     generator = SpeculativeGenerator(pair, behavior, budget, Sampling(64))

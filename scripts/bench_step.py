@@ -66,7 +66,7 @@ def make_llama(name: str, seed: int) -> nn.Module:
 def make_pair(student: nn.Module, teacher: nn.Module, vocab: int) -> Pair:
     """Two bare modules as a pair over the whole vocabulary; no tokenizer is needed."""
     merge = merge_stops(vocab, 0, [0], [0])
-    models = [LanguageModel("random", module, None, {}) for module in (student, teacher)]  # type: ignore[arg-type]
+    models = [LanguageModel("random", module, None, {}) for module in (student, teacher)]
     return Pair(*(Scorer(model, merge, split_model(model.module)) for model in models))
 
 
@@ -167,8 +167,8 @@ def compare(
                 runs[side].append(found)
     weights = sum(array.size for _, array in tree_flatten(module.parameters()))
     lines: list[dict[str, float | str]] = []
-    for side, found in runs.items():
-        seconds, busy, above = (statistics.median(values) for values in zip(*found, strict=True))
+    for side, times in runs.items():
+        seconds, busy, above = (statistics.median(values) for values in zip(*times, strict=True))
         lines.append({"model": name, "weights": weights, "side": side, "seconds": seconds})
         lines[-1] |= {"cpu_seconds": busy, "above_mib": above / 2**20}
     return lines

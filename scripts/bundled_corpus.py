@@ -168,10 +168,11 @@ def encode_documents(
     solutions = [drifted(p.solution, generator) if drifts else p.solution for p in problems]
     continuations = tokenizer.encode_batch(solutions)
     stop = tokenizer.token_to_id(eos)
+    assert stop is not None
     tokens = np.full((len(problems), length), stop, np.int16)
     targets = np.full((len(problems), length), IGNORED, np.int16)
     for row, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
-        document = [*prompt.ids, *continuation.ids, stop]
+        document: list[int] = [*prompt.ids, *continuation.ids, stop]
         end = min(len(document), length)
         tokens[row, :end] = document[:end]
         targets[row, len(prompt.ids) - 1 : end - 1] = document[len(prompt.ids) : end]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -130,7 +130,8 @@ def _sample_rows(
         tokens, finished = token[:, None], finished | (token == stop)
         if finished.all().item():
             break
-    return mx.stack(drawn, axis=1).tolist()
+    rows: Any = mx.stack(drawn, axis=1).tolist()
+    return list(rows)
 
 
 def _until(row: list[int], stop: int) -> list[int]:

@@ -93,7 +93,8 @@ def distil_weights(
     """
     held_out = recipe.batch_size * VALIDATION_BATCHES
     valid = [(text[: recipe.longest], 0) for text in texts[:held_out]]
-    train, tokens = [], 0
+    train: list[tuple[list[int], int]] = []
+    tokens = 0
     for text in texts[held_out:]:
         if tokens >= recipe.tokens and len(train) % recipe.batch_size == 0:
             break

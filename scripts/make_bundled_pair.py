@@ -121,6 +121,7 @@ def score_model(
     """Measure the model on held-out problems, at temperature 1 and greedily."""
     held_out = problems("test", HELD_OUT_PROBLEMS, seed)
     stop = tokenizer.token_to_id(recipe.eos)
+    assert stop is not None
     return {
         name: measure(model, tokenizer, held_out, stop, temperature, seed)
         for name, temperature in [("temperature 1", 1.0), ("greedy", 0.0)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import mlx.core as mx
@@ -26,6 +27,7 @@ from trb_mlx.ops import (
     sampling,
     trust_region,
 )
+from trb_mlx.ops.distribution import Distribution
 from trb_mlx.rollout import recording
 
 ULP = 2.0**-23
@@ -111,13 +113,14 @@ def _noisy(values: mx.array) -> mx.array:
 def like_metal(seed: int = 0) -> Iterator[None]:
     """What is computed over the vocabulary computes as on Metal, without compiling."""
     mx.random.seed(seed)
-    changed = {"expm1": expm1, "log1p": log1p, "exp": noisy_exp, "log": noisy_log}
+    changed: dict[str, Any] = {"expm1": expm1, "log1p": log1p, "exp": noisy_exp, "log": noisy_log}
     changed |= {"logsumexp": logsumexp, "logaddexp": logaddexp}
     metal = SimpleNamespace(**{**vars(mx), **changed})
     prepare = trust_region._prepare
 
-    def prepared(*rows: mx.array) -> trust_region._Rows:
-        return trust_region._Rows(*(flushed(values) for values in prepare(*rows)))
+    def prepared(student: Distribution, teacher_logprobs: mx.array) -> trust_region._Rows:
+        rows = prepare(student, teacher_logprobs)
+        return trust_region._Rows(*(flushed(values) for values in rows))
 
     with ExitStack() as stack:
         for module in MODULES:

@@ -83,7 +83,7 @@ SOLVERS = {
     },
 }
 # Losses of the whole vocabulary.
-WHOLE = {
+WHOLE: dict[str, Callable[[mx.array, mx.array], mx.array]] = {
     "exact": reverse_kl,
     "forward_kl": forward_kl,
     "jsd": lambda logits, teacher: generalized_jsd(logits, teacher, 0.5),
@@ -134,7 +134,8 @@ def trace(
             _count(part, message)
 
     with _fast_functions_as_one(part.faults, has_gradient):
-        mx.export_function(listen, function, *arrays, **named)
+        named_or_keywords: dict[str, Any] = dict(named)  # of the function, not of the export
+        mx.export_function(listen, function, *arrays, **named_or_keywords)
     with _fast_functions_as_one([], has_gradient):
         part.joined = _joined(mx.compile(function)(*arrays, **named))
     return part
@@ -189,7 +190,6 @@ def is_fused(tokens: int, width: int, values: int, group: int) -> bool:
 @contextmanager
 def _fast_functions_as_one(faults: list[str], has_gradient: bool) -> Iterator[None]:
     """mx.fast's functions as one primitive each; `faults` are what attention would do."""
-    norm, rope, attention = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention
 
     def one(*arrays: mx.array) -> mx.array:
         return mx.depends([arrays[0]], list(arrays[1:]))[0]
@@ -208,14 +208,13 @@ def _fast_functions_as_one(faults: list[str], has_gradient: bool) -> Iterator[No
             return one(q, k, v, mask)
         return one(q, k, v)
 
-    mx.fast.rms_norm = lambda x, weight, eps: one(x, weight)  # type: ignore[assignment]
-    mx.fast.rope = lambda x, *_, **__: one(x, x)  # type: ignore[assignment]
-    mx.fast.scaled_dot_product_attention = attend  # type: ignore[assignment]
-    try:
+    stand_ins: dict[str, Any] = {
+        "rms_norm": lambda x, weight, eps: one(x, weight),
+        "rope": lambda x, *_, **__: one(x, x),
+        "scaled_dot_product_attention": attend,
+    }
+    with patch.multiple(mx.fast, **stand_ins):
         yield
-    finally:
-        mx.fast.rms_norm, mx.fast.rope = norm, rope
-        mx.fast.scaled_dot_product_attention = attention
 
 
 class Traced:
@@ -252,7 +251,8 @@ class Traced:
         shapes = [layer.state for layer in self._caches()]
 
         def step(ids: mx.array, *buffers: mx.array, **arrays: mx.array) -> Any:
-            offsets, layers = Offsets(PLACES - 64 - np.arange(ROWS), self.heads), []
+            offsets = Offsets((PLACES - 64 - np.arange(ROWS)).tolist(), self.heads)
+            layers: list[RowKVCache] = []
             for number in range(len(shapes)):
                 layers.append(RowKVCache(offsets))
                 layers[-1].keys, layers[-1].values = buffers[2 * number : 2 * number + 2]
@@ -263,9 +263,10 @@ class Traced:
             return [*logits, *(each for layer in layers for each in layer.state)]
 
         buffers = [_spread(each.shape, each.dtype) for state in shapes for each in state]
-        row_cache.on_gpu = lambda: True
         ids = mx.zeros((ROWS, count * tokens), mx.int32)
-        return trace("", step, ids, *buffers, **self.arrays)
+        weights: dict[str, Any] = self.arrays
+        with patch.object(row_cache, "on_gpu", lambda: True):
+            return trace("", step, ids, *buffers, **weights)
 
     def _caches(self) -> list[RowKVCache]:
         offsets = Offsets([0] * ROWS)

@@ -58,8 +58,8 @@ def report(folder: Path, model: str, dora: bool, spread: float) -> None:
     student = make_run(folder, config, spread)
     done = export(folder, "peft")
     base = done.beside[0] if done.beside else Path(model)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    theirs = peft.PeftModel.from_pretrained(plain, done.path).eval()
+    plain: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(plain.eval(), done.path).eval()
     rows = prompts(student)
     largest, kl = 0.0, 0.0
     for row in rows:

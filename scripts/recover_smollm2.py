@@ -21,6 +21,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from dense_dwq import Recipe, distil_weights
@@ -37,6 +38,8 @@ from trb_mlx.models.loading import LanguageModel, load_model
 from trb_mlx.models.pair import make_pair
 from trb_mlx.runs.folder import locate
 from trb_mlx.training.session import train_run
+
+Results = dict[str, dict[str, Any]]
 
 METHODS = ("trb", "vanilla", "dwq")
 
@@ -115,7 +118,7 @@ def held_out_material(
 
 
 def on_policy(
-    method: str, arguments: argparse.Namespace, config: Config, teacher: LanguageModel, _: dict
+    method: str, arguments: argparse.Namespace, config: Config, teacher: LanguageModel, _: object
 ) -> tuple[LanguageModel, int]:
     """A training run in a folder of its own."""
     behavior = config.behavior.model_copy(update={"kind": method})
@@ -134,7 +137,7 @@ def by_dwq(
     arguments: argparse.Namespace,
     config: Config,
     teacher: LanguageModel,
-    results: dict[str, dict],
+    results: Results,
 ) -> tuple[LanguageModel, int]:
     """mlx-lm's DWQ on training questions with their worked answers, as chats."""
     assert config.student.quantize is not None
@@ -160,7 +163,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, str]:
     return {name: str(getattr(arguments, name)) for name in kept}
 
 
-def earlier_results(arguments: argparse.Namespace) -> dict[str, dict]:
+def earlier_results(arguments: argparse.Namespace) -> Results:
     """What an interrupted call with the same settings has measured."""
     path = arguments.out / "results.json"
     if not path.exists():
@@ -171,7 +174,7 @@ def earlier_results(arguments: argparse.Namespace) -> dict[str, dict]:
     return content["results"]
 
 
-def write(arguments: argparse.Namespace, results: dict[str, dict]) -> None:
+def write(arguments: argparse.Namespace, results: Results) -> None:
     """Print what is known so far, and keep it."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings_of(arguments), "results": results}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -86,7 +87,7 @@ def read_texts(pair: Pair, texts: Sequence[Sequence[int]]) -> tuple[float, float
     return agreed / count, float(np.exp(surprise / count))
 
 
-def table(results: dict[str, dict]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown: one line a model, then everybody's answers."""
     lines = [
         "| model | reverse KL | top-1 agreement | perplexity | tokens | CPU time | time |",

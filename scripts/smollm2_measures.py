@@ -79,8 +79,8 @@ def row_of(known: dict[str, dict[str, str]], prompt: Prompt) -> dict[str, str]:
 
 
 def likeliest(
-    scorer: Scorer, prompts: Sequence[Prompt], rows: Sequence[dict], config: Config
-) -> dict:
+    scorer: Scorer, prompts: Sequence[Prompt], rows: Sequence[dict[str, str]], config: Config
+) -> dict[str, Any]:
     """Greedy answers: scores by kind, stop rate, repetition, and some of the answers."""
     settings = EvalConfig(max_tokens=config.rollout.max_tokens, temperature=0.0)
     rollout = held_out_rollouts(scorer, prompts, settings, 0, ROWS)
@@ -145,7 +145,7 @@ def subjects(
         folder = locate(run.config, run.name)
         if read_finished(spec, run) is not None and folder.config.exists():
             run_of = partial(open_target, str(folder.path), None, "final", (), True, teacher)
-            yield run.name, lambda run_of=run_of: run_of().pair
+            yield run.name, partial(lambda target: target().pair, run_of)
 
 
 @click.command()

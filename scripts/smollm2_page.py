@@ -122,8 +122,8 @@ def _by_seed(values: Sequence[float], form: str) -> str:
 
 def _samples(measures: dict[str, dict[str, Any]]) -> list[str]:
     """The likeliest answers of the first seed to a few held-out prompts."""
-    shown = {name: measures.get(name) or measures.get(f"{name}-s0") for name in SHOWN}
-    shown = {name: each for name, each in shown.items() if each is not None}
+    found = {name: measures.get(name) or measures.get(f"{name}-s0") for name in SHOWN}
+    shown = {name: each for name, each in found.items() if each is not None}
     if not shown:
         return []
     prompts = list(next(iter(shown.values()))["answers"])
