@@ -28,8 +28,8 @@ import click
 import mlx.core as mx
 
 from trb_mlx.bounds import CHUNK_BYTES, chunk_tokens
-from trb_mlx.ops.distribution import top_k
-from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support, support_logprobs
+from trb_mlx.ops.distribution import log_rest, softmax, top_k
+from trb_mlx.ops.divergence import reverse_kl, reverse_kl_on_support
 from trb_mlx.ops.fused_head import Arrays, fused_head_loss
 from trb_mlx.ops.numerics import log_softmax
 
@@ -106,9 +106,9 @@ def record(problem: Problem) -> Arrays:
     for start in range(0, problem.sizes.tokens, chunk):
         rows = slice(start, start + chunk)
         support = top_k(problem.student_logits(problem.hidden[rows]), TOP_K)
-        teacher = problem.teacher_logits(problem.teacher_hidden[rows])
-        inside, rest = support_logprobs(teacher, support)
-        parts.append({"support": support, "inside": inside, "rest": rest})
+        teacher = softmax(problem.teacher_logits(problem.teacher_hidden[rows]))
+        inside = mx.take_along_axis(teacher.logprobs, support, axis=-1)
+        parts.append({"support": support, "inside": inside, "rest": log_rest(teacher, support)})
         mx.eval(parts[-1])
     recorded = {name: mx.concatenate([part[name] for part in parts]) for name in parts[0]}
     mx.eval(recorded)

@@ -89,10 +89,9 @@ def scaled_kernel(factor: float, patch: Patch) -> None:
 
 
 def biased_draw(factor: float, patch: Patch) -> None:
-    for module, name in ((solving, "inverse_cdf"), (generator, "softmax_draw")):
-        plain = getattr(module, name)
-        biased = partial(_with_larger_uniforms, plain, factor)
-        patch.setattr(module, name, biased)
+    biased = partial(_with_larger_uniforms, generator.softmax_draw, factor)
+    for module in (solving, generator):
+        patch.setattr(module, "softmax_draw", biased)
 
 
 def _with_larger_uniforms(plain: Any, factor: float, rows: mx.array, uniforms: mx.array) -> Any:

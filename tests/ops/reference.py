@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import numpy as np
 
 SUPPORT_FLOOR = -174.0
@@ -68,3 +69,16 @@ def hard_rows(rng: np.random.Generator, vocab: int) -> list[tuple[str, np.ndarra
         ("far apart", np.array([0, gaps[1][0]]), np.array([0, gaps[1][1]])),
         ("eight atoms", few[0], few[1]),
     ]
+
+
+def support_logprobs(logits: np.ndarray, support: np.ndarray) -> tuple[mx.array, mx.array]:
+    """Log-probs on a support `[..., K]` and the log of the mass outside it `[...]`, float32.
+
+    −inf where the support is everything.
+    """
+    logprobs = normalize(logits)
+    inside = np.take_along_axis(logprobs, support, axis=-1)
+    outside = np.array(logprobs)
+    np.put_along_axis(outside, support, -np.inf, axis=-1)
+    rest = np.logaddexp.reduce(outside, axis=-1)
+    return mx.array(inside.astype(np.float32)), mx.array(rest.astype(np.float32))

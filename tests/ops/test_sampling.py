@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trb_mlx.ops import sampling
+from trb_mlx.ops.distribution import softmax
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.ops.sampling import inverse_cdf, nucleus, row_uniforms
+from trb_mlx.ops.sampling import nucleus, row_uniforms
 
 INDEX = st.integers(0, 2**40)
 
@@ -42,6 +44,11 @@ def test_uniforms_are_uniform() -> None:
     for column in uniforms.T:
         counts, _ = np.histogram(column, bins=50, range=(0, 1))
         assert ((counts - 800) ** 2 / 800).sum() < 95  # 0.9999 quantile at 49 degrees of freedom
+
+
+def inverse_cdf(logits: mx.array, uniforms: mx.array) -> mx.array:
+    """`sampling.draw` from each row of a softmax; of a row of nothing some id below V."""
+    return mx.minimum(sampling.draw(softmax(logits).masses, uniforms), logits.shape[-1] - 1)
 
 
 def draw(logprobs: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

@@ -10,11 +10,11 @@ import numpy as np
 from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding
 from trb_mlx.models.precision import bound
+from trb_mlx.ops.distribution import log_rest, softmax
 from trb_mlx.ops.divergence import (
     SUPPORT_MODES,
     reverse_kl,
     reverse_kl_on_support,
-    support_logprobs,
 )
 from trb_mlx.ops.fused_head import Arrays, fused_head_loss
 from trb_mlx.ops.jensen_shannon import forward_kl, generalized_jsd
@@ -102,11 +102,11 @@ def _example() -> tuple[np.ndarray, Arrays, np.ndarray]:
     logits = (2.0 * rng.normal(size=(ROWS, VOCAB))).astype(np.float32)
     other = (logits + rng.normal(size=logits.shape)).astype(np.float32)
     support = mx.array(np.argsort(-logits, axis=-1)[:, :SUPPORT].astype(np.int32))
-    inside, rest = support_logprobs(mx.array(other), support)
+    teacher = softmax(mx.array(other))
     arrays = {
         "support": support,
-        "inside": inside,
-        "rest": rest,
+        "inside": mx.take_along_axis(teacher.logprobs, support, axis=-1),
+        "rest": log_rest(teacher, support),
         "teacher": log_softmax(mx.array(other)),
     }
     return logits, arrays, reference.normalize(other)

@@ -12,8 +12,9 @@ from trb_mlx.doctor import reference
 from trb_mlx.doctor.check import Finding, Skip
 from trb_mlx.kernels.blend import differences, launch
 from trb_mlx.ops.numerics import log_softmax
-from trb_mlx.ops.sampling import inverse_cdf, row_uniforms
+from trb_mlx.ops.sampling import row_uniforms
 from trb_mlx.ops.trust_region import solve_blend_weight
+from trb_mlx.rollout.generator import softmax_draw
 
 # Qwen's embedding rows: the widest vocabulary in common use.
 WIDE = 151_936
@@ -67,7 +68,7 @@ def known_draws() -> Sequence[Finding]:
     with np.errstate(divide="ignore"):
         row = np.log(probabilities).astype(np.float32)
     rows = mx.broadcast_to(mx.array(row), (len(uniforms), len(row)))
-    tokens = np.asarray(inverse_cdf(rows, mx.array(uniforms)))
+    tokens = np.asarray(softmax_draw(rows, mx.array(uniforms))[0])
     counts = np.bincount(tokens, minlength=len(row))
     return (
         Finding(
@@ -85,7 +86,7 @@ def wide_draws(rows: int = 48) -> Sequence[Finding]:
     logprobs = reference.normalize(language_rows(np.random.default_rng(1), 1, WIDE)[0])
     uniforms = row_uniforms(8, 0, 0, 0, rows)
     wide = mx.broadcast_to(mx.array(logprobs.astype(np.float32)), (rows, WIDE))
-    tokens = np.asarray(inverse_cdf(wide, mx.array(uniforms)))
+    tokens = np.asarray(softmax_draw(wide, mx.array(uniforms))[0])
     ends = np.cumsum(np.exp(logprobs))
     begins = ends - np.exp(logprobs)
     drawn = uniforms.astype(np.float64) @ np.array([1.0, 2.0**-24])

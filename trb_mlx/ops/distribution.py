@@ -72,7 +72,7 @@ def entropy_of(rows: Distribution) -> mx.array:
 def log_rest(rows: Distribution, support: mx.array) -> mx.array:
     """Log of the mass outside a support of distinct ids `[..., K]`, about −168 at least.
 
-    It is summed itself, as in `divergence.support_logprobs`, in a unit of 2^−120: the rest of a
+    It is summed itself, never taken as one minus the rest, and in a unit of 2^−120: the rest of a
     sharp teacher is far below what float32 holds, and an infinite loss where it were 0.
     """
     scaled = rows.roots * 2.0**60

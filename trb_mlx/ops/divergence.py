@@ -13,30 +13,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from trb_mlx.ops.numerics import logsumexp, sum_last
+from trb_mlx.ops.numerics import sum_last
 
 SUPPORT_MODES = ("tail", "renormalized", "truncated")
 Terms = tuple[mx.array, mx.array, mx.array]
-
-
-def support_logprobs(logits: mx.array, support: mx.array) -> tuple[mx.array, mx.array]:
-    """Log-probs on a support and the log of the mass outside it.
-
-    The mass outside is summed itself, never taken as one minus the rest: at a confident
-    prefix that difference is all rounding.
-
-    Args:
-        logits: `[..., V]`, unnormalised.
-        support: int `[..., K]`, distinct ids.
-
-    Returns:
-        `[..., K]` and `[...]`, in nats; the second is −inf where the support is everything.
-    """
-    logits = logits.astype(mx.float32)
-    total = logsumexp(logits, keepdims=True)
-    inside = mx.take_along_axis(logits, support, axis=-1) - total
-    outside = mx.put_along_axis(logits, support, mx.array(-mx.inf), axis=-1)
-    return inside, logsumexp(outside) - total.squeeze(-1)
 
 
 def reverse_kl_on_support(

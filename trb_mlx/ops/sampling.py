@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from trb_mlx.ops.distribution import softmax, top_k
+from trb_mlx.ops.distribution import top_k
 from trb_mlx.ops.numerics import in_blocks, sum_last
 
 # Uniforms have 48 bits, in two parts that float32 holds exactly.
@@ -39,19 +39,6 @@ def row_uniforms(
     mask = np.uint64(2**BITS - 1)
     parts = [words >> np.uint64(64 - BITS), (words >> np.uint64(64 - 2 * BITS)) & mask]
     return np.stack(parts, axis=-1).astype(np.float32) * np.float32(2.0**-BITS)
-
-
-def inverse_cdf(logits: mx.array, uniforms: mx.array) -> mx.array:
-    """`draw` from each row of a softmax.
-
-    Args:
-        logits: `[..., V]`, normalised or not.
-        uniforms: `[..., 2]` from `row_uniforms`.
-
-    Returns:
-        int32 `[...]`; for a row of −inf alone, some id below V.
-    """
-    return mx.minimum(draw(softmax(logits).masses, uniforms), logits.shape[-1] - 1)
 
 
 def draw(masses: mx.array, uniforms: mx.array) -> mx.array:
@@ -96,7 +83,7 @@ def nucleus(logprobs: mx.array, top_p: float) -> mx.array:
         top_p: 0 < p ≤ 1; 1 changes nothing.
 
     Returns:
-        `[..., V]`, not renormalised, which `inverse_cdf` does not need.
+        `[..., V]`, not renormalised, which `draw` does not need.
     """
     if top_p >= 1.0:
         return logprobs
