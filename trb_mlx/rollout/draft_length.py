@@ -232,14 +232,15 @@ def ends(acceptance: float, length: int, left: Sequence[int]) -> np.ndarray:
     variance = max(0.0, _mean_square(acceptance, length) - mean**2)
     rounds = (tokens + surplus(acceptance, length)) / mean
     spread = np.sqrt(tokens * variance / mean**3)
-    counted, normal = _last_of_rows(len(tokens))
+    some = slice(len(tokens))
+    counted, normal = (table[some, some] for table in _last_of_rows(2 ** len(left).bit_length()))
     latest = np.where(counted, rounds[:, None] + spread[:, None] * normal, 0.0).max(axis=0)
     return np.maximum(latest, np.ceil(tokens / length))[::-1]
 
 
 @functools.cache
 def _last_of_rows(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """For k down and j across, whether j ≤ k, and where the j-th last of k normal values is."""
+    """For k down and j across: whether j ≤ k, and where the j-th last of k normal values is."""
     count, last = np.arange(1, rows + 1)[:, None], np.arange(1, rows + 1)
     share = (np.maximum(count - last, 0) + 0.625) / (count + 0.25)
     return last <= count, ndtri(share)
