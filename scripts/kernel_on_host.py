@@ -43,18 +43,20 @@ PARAMETERS = ", ".join(
 )
 # Every row by THREADS real threads that wait for each other.
 CALLED = f"""
-static void row_of(int row, int lane, float* shared, const int* student_shape, {PARAMETERS}) {{
+static void row_of(int row, int lane, float* shared, const int* student_shape,
+                   const int* budget_shape, {PARAMETERS}) {{
 %s
 }}
 extern "C" void solve_rows(int rows, int vocab, {PARAMETERS}) {{
-  const int student_shape[2] = {{rows, vocab}};
+  const int student_shape[2] = {{rows, vocab}}, budget_shape[1] = {{rows}};
   std::vector<float> shared(THREADS + PARTS);
   auto work = [&](int lane) {{
 #ifdef LIKE_METAL
     _mm_setcsr(_mm_getcsr() | 0x8040);
 #endif
     for (int row = 0; row < rows; ++row)
-      row_of(row, lane, shared.data(), student_shape, {", ".join(INPUTS + OUTPUTS)});
+      row_of(row, lane, shared.data(), student_shape, budget_shape,
+             {", ".join(INPUTS + OUTPUTS)});
   }};
   std::vector<std::thread> others;
   for (int lane = 1; lane < THREADS; ++lane) others.emplace_back(work, lane);
@@ -100,9 +102,8 @@ def solve_on_host(
     shape = student.logprobs.shape
     rows, vocab = int(np.prod(shape[:-1])), shape[-1]
     limits = np.broadcast_to(np.asarray(budget, np.float32), shape[:-1])
-    wide = (student.logprobs, student.roots, teacher_logprobs)
-    settings = np.stack([limits.reshape(-1), np.asarray(student.total).reshape(-1)], axis=-1)
-    inputs = [np.ascontiguousarray(x, np.float32) for x in (*map(np.asarray, wide), settings)]
+    given = (student.logprobs, student.roots, teacher_logprobs, limits, student.total)
+    inputs = [np.ascontiguousarray(np.asarray(x), np.float32) for x in given]
     numbers, probs = np.zeros((rows, 3), np.float32), np.zeros((rows, vocab), np.float32)
     pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (*inputs, numbers, probs)]
     compiled(threads, parts, *METAL_FLAGS[:metal]).solve_rows(rows, vocab, *pointers)

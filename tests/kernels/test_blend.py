@@ -167,7 +167,7 @@ def metal_text(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 def cuda_text() -> str:
     """As mlx/backend/cuda/custom_kernel.cpp writes it."""
     arrays = [f"const float* {name}" for name in INPUTS] + [f"float* {name}" for name in OUTPUTS]
-    arrays.insert(1, "const int* student_shape")
+    arrays[1:1] = ["const int* student_shape", "const int* budget_shape"]
     return (
         header_of(CUDA)
         + f"__global__ void kernel({', '.join(arrays)}) {{\n"

@@ -48,10 +48,11 @@ def launch(student: Distribution, teacher_logprobs: mx.array, budget: mx.array |
         x.reshape(-1, shape[-1]) for x in (student.logprobs, student.roots, teacher_logprobs)
     )
     rows = len(roots)
-    limits = mx.broadcast_to(mx.array(budget, dtype=mx.float32), shape[:-1]).reshape(-1)
-    settings = mx.stack([limits, student.total.reshape(-1)], axis=-1).reshape(-1)
+    limits = mx.array(budget, dtype=mx.float32)
+    if limits.size > 1:
+        limits = mx.broadcast_to(limits, shape[:-1])
     numbers, probs = _kernel()(
-        inputs=[student_logprobs, roots, teacher, settings],
+        inputs=[student_logprobs, roots, teacher, limits.reshape(-1), student.total.reshape(-1)],
         grid=(rows * THREADS, 1, 1),
         threadgroup=(THREADS, 1, 1),
         output_shapes=[(rows, 3), (rows, shape[-1])],

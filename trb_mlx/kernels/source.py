@@ -11,7 +11,8 @@ from trb_mlx.ops import trust_region
 # A group of threads takes a row. Its size leaves each thread the registers that it needs: CUDA
 # has 65,536 a group. Sums go through this many parts.
 THREADS, PARTS = 512, 16
-INPUTS, OUTPUTS = ("student", "roots", "teacher", "settings"), ("numbers", "probs")
+INPUTS = ("student", "roots", "teacher", "budget", "totals")
+OUTPUTS = ("numbers", "probs")
 CONSTANTS = ("SUPPORT_FLOOR", "TEACHER_FLOOR", "HOLE", "ENOUGH", "AIM", "TINY")
 
 

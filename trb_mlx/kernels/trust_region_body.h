@@ -1,10 +1,10 @@
 // One row of the solve, by one group of threads: ops/trust_region.py in the same steps. Given are
-// row, lane (the thread's number) and shared[THREADS + PARTS], student, roots and teacher [R, V], and settings: of each
-// row its ε and the sum of its masses. Written are numbers, of each row β, KL(μ_β ‖ π_S) and
-// TV(μ_β, π_S), and probs [R, V], μ_β.
+// row, lane (the thread's number) and shared[THREADS + PARTS], student, roots and teacher [R, V],
+// budget, ε of all rows or of each, and totals [R], the sums of the rows' masses. Written are
+// numbers, of each row β, KL(μ_β ‖ π_S) and TV(μ_β, π_S), and probs [R, V], μ_β.
 const int vocab = student_shape[1];
 const size_t begin = size_t(row) * size_t(vocab);
-const float limit = settings[2 * row], total = settings[2 * row + 1];
+const float limit = budget[budget_shape[0] > 1 ? row : 0], total = totals[row];
 const float aim = sqrt(AIM * larger(limit, 0.0f));
 
 // The limit β → 0+: the student restricted to the teacher's support.
