@@ -50,7 +50,7 @@ from trb_mlx.ops.replacement import keep_or_replace
 from trb_mlx.rollout import row_cache
 from trb_mlx.rollout.behavior import Blend
 from trb_mlx.rollout.draft_length import LENGTHS
-from trb_mlx.rollout.generator import softmax_draw
+from trb_mlx.rollout.generator import bare_draw, softmax_draw
 from trb_mlx.rollout.recording import pair_records, student_records, teacher_records
 from trb_mlx.rollout.row_cache import FEW_TOKENS, Offsets, RowKVCache
 
@@ -355,6 +355,7 @@ def vocabulary_parts() -> Iterator[Part]:
     both = trace("both softmaxes", of_two(lambda s, t: [*s, *t]), logits, logits)
     yield both
     yield trace("a student's softmax and draw", softmax_draw, logits, uniforms)
+    yield trace("a draw that nobody records", bare_draw, logits, uniforms)
     yield from _solver_parts(logits)
 
     def coupling(tokens: Any, roots: Any, total: Any, behavior: Any, uniforms: Any) -> Any:

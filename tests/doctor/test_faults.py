@@ -89,9 +89,13 @@ def scaled_kernel(factor: float, patch: Patch) -> None:
 
 
 def biased_draw(factor: float, patch: Patch) -> None:
-    biased = partial(_with_larger_uniforms, generator.softmax_draw, factor)
-    for module in (solving, generator):
-        patch.setattr(module, "softmax_draw", biased)
+    for module, name in (
+        (solving, "bare_draw"),
+        (generator, "bare_draw"),
+        (generator, "softmax_draw"),
+    ):
+        biased = partial(_with_larger_uniforms, getattr(module, name), factor)
+        patch.setattr(module, name, biased)
 
 
 def _with_larger_uniforms(plain: Any, factor: float, rows: mx.array, uniforms: mx.array) -> Any:

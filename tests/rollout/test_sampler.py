@@ -59,6 +59,15 @@ def test_the_block_length_changes_neither_tokens_nor_records(pair: Pair, length:
     assert 0.02 < share < one.records.total_variation[one.mask].mean() * 3
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_what_is_recorded_changes_no_token(pair: Pair, temperature: float) -> None:
+    kept, bare = (
+        sample(pair.student, jobs(4), Sampling(12, 5, temperature, support)) for support in (8, 0)
+    )
+    np.testing.assert_array_equal(kept.tokens, bare.tokens)
+    assert bare.records is None
+
+
 def test_a_round_is_chosen_for_what_its_rows_have_left_and_who_waits(pair: Pair) -> None:
     asked: list[tuple[list[int], bool]] = []
 

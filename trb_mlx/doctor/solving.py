@@ -14,7 +14,7 @@ from trb_mlx.kernels.blend import differences, launch
 from trb_mlx.ops.numerics import log_softmax
 from trb_mlx.ops.sampling import row_uniforms
 from trb_mlx.ops.trust_region import solve_blend_weight
-from trb_mlx.rollout.generator import softmax_draw
+from trb_mlx.rollout.generator import bare_draw
 
 # Qwen's embedding rows: the widest vocabulary in common use.
 WIDE = 151_936
@@ -68,7 +68,7 @@ def known_draws() -> Sequence[Finding]:
     with np.errstate(divide="ignore"):
         row = np.log(probabilities).astype(np.float32)
     rows = mx.broadcast_to(mx.array(row), (len(uniforms), len(row)))
-    tokens = np.asarray(softmax_draw(rows, mx.array(uniforms))[0])
+    tokens = np.asarray(bare_draw(rows, mx.array(uniforms)))
     counts = np.bincount(tokens, minlength=len(row))
     return (
         Finding(
@@ -86,7 +86,7 @@ def wide_draws(rows: int = 48) -> Sequence[Finding]:
     logprobs = reference.normalize(language_rows(np.random.default_rng(1), 1, WIDE)[0])
     uniforms = row_uniforms(8, 0, 0, 0, rows)
     wide = mx.broadcast_to(mx.array(logprobs.astype(np.float32)), (rows, WIDE))
-    tokens = np.asarray(softmax_draw(wide, mx.array(uniforms))[0])
+    tokens = np.asarray(bare_draw(wide, mx.array(uniforms)))
     ends = np.cumsum(np.exp(logprobs))
     begins = ends - np.exp(logprobs)
     drawn = uniforms.astype(np.float64) @ np.array([1.0, 2.0**-24])

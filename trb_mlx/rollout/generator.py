@@ -77,6 +77,20 @@ def draw_rows(
     return mx.concatenate(tokens), distributions
 
 
+def draw_tokens(logits: mx.array, temperature: float, uniforms: mx.array) -> mx.array:
+    """As `draw_rows`, where nobody asks for the distributions."""
+    if temperature != 1.0:
+        logits = logits / temperature
+    groups = row_groups(*logits.shape)
+    return mx.concatenate([bare_draw(logits[group], uniforms[group]) for group in groups])
+
+
+@mx.compile
+def bare_draw(logits: mx.array, uniforms: mx.array) -> mx.array:
+    """A token of each row of logits `[B, V]`, the same as `softmax_draw`'s."""
+    return draw(softmax(logits).masses, uniforms)
+
+
 @mx.compile
 def softmax_draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, ...]:
     """A token of each row of logits `[B, V]`, and the parts of its `Distribution`."""
@@ -85,7 +99,7 @@ def softmax_draw(logits: mx.array, uniforms: mx.array) -> tuple[mx.array, ...]:
 
 
 class ModelGenerator:
-    """One model by itself."""
+    """One model by itself, a token at a time."""
 
     runs_ahead = True
 
@@ -96,28 +110,25 @@ class ModelGenerator:
         self._support = min(sampling.support, scorer.merge.size)
 
     def longest_block(self, rows: int) -> int:
-        """Any: what a token is drawn from is let go of before the next."""
-        return 2**31
+        """1: nobody looks at several at once."""
+        return 1
 
     def generate(self, last: mx.array, draft_uniforms: mx.array, test_uniforms: mx.array) -> Block:
-        """Draw token by token; all are accepted, and nothing is tested."""
-        (decoder,), (last,), (rows, length) = self.decoders, last, draft_uniforms.shape[:2]
-        tokens, records = [], BlockRecords(rows, length)
+        """Draw one token; it is accepted, and nothing is tested."""
+        logits = self.decoders[0].logits(last[0][:, None])[:, 0]
+        rows, uniforms, temperature = len(logits), draft_uniforms[:, 0], self._temperature
         distributions: list[Distribution] = []
-        for place in range(length):
-            logits = decoder.logits(last[:, None])[:, 0]
-            if self._temperature == 0.0:
-                last = mx.argmax(logits, axis=-1).astype(mx.int32)
-            else:
-                last, distributions = draw_rows(
-                    logits, self._temperature, draft_uniforms[:, place], self._top_p
-                )
-            mx.async_eval(last)  # type: ignore[no-untyped-call]
-            tokens.append(last)
-            if self._support:
-                for group, student in zip(row_groups(*logits.shape), distributions, strict=True):
-                    values = student_records(student, last[group], self._support, self._temperature)
-                    records.add(np.arange(group.start, group.stop), place, values)
-        block = mx.stack(tokens, axis=1)
+        if temperature == 0.0:
+            tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+        elif self._support or self._top_p < 1.0:
+            tokens, distributions = draw_rows(logits, temperature, uniforms, self._top_p)
+        else:
+            tokens = draw_tokens(logits, temperature, uniforms)
+        block = tokens[:, None]
         mx.async_eval(block)  # type: ignore[no-untyped-call]
-        return Block(block, np.full(rows, length), records)
+        records = BlockRecords(rows, 1)
+        if self._support:
+            for group, student in zip(row_groups(*logits.shape), distributions, strict=True):
+                values = student_records(student, tokens[group], self._support, temperature)
+                records.add(np.arange(group.start, group.stop), 0, values)
+        return Block(block, np.ones(rows, np.int32), records)
