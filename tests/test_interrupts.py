@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,12 @@ ME = os.getpid()
 
 
 @pytest.fixture(autouse=True)
-def no_earlier_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_earlier_signal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And a SIGHUP that is heeded, also where the tests themselves run under nohup."""
     monkeypatch.setattr(interrupts._WATCH, "raised", float("-inf"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
