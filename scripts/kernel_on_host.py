@@ -47,8 +47,8 @@ static void row_of(int row, int lane, float* shared, const int* student_shape,
                    const int* budget_shape, {PARAMETERS}) {{
 %s
 }}
-extern "C" void solve_rows(int rows, int vocab, {PARAMETERS}) {{
-  const int student_shape[2] = {{rows, vocab}}, budget_shape[1] = {{rows}};
+extern "C" void solve_rows(int rows, int vocab, int budgets, {PARAMETERS}) {{
+  const int student_shape[2] = {{rows, vocab}}, budget_shape[1] = {{budgets}};
   std::vector<float> shared(THREADS + PARTS);
   auto work = [&](int lane) {{
 #ifdef LIKE_METAL
@@ -101,12 +101,14 @@ def solve_on_host(
     """`ops.trust_region.solve_blend` by the kernel's body."""
     shape = student.logprobs.shape
     rows, vocab = int(np.prod(shape[:-1])), shape[-1]
-    limits = np.broadcast_to(np.asarray(budget, np.float32), shape[:-1])
+    limits = np.asarray(budget, np.float32)
+    if limits.size > 1:
+        limits = np.broadcast_to(limits, shape[:-1])
     given = (student.logprobs, student.roots, teacher_logprobs, limits, student.total)
     inputs = [np.ascontiguousarray(np.asarray(x), np.float32) for x in given]
     numbers, probs = np.zeros((rows, 3), np.float32), np.zeros((rows, vocab), np.float32)
     pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (*inputs, numbers, probs)]
-    compiled(threads, parts, *METAL_FLAGS[:metal]).solve_rows(rows, vocab, *pointers)
+    compiled(threads, parts, *METAL_FLAGS[:metal]).solve_rows(rows, vocab, limits.size, *pointers)
     weight, kl, distance = (mx.array(x.reshape(shape[:-1])) for x in numbers.T)
     return Solution(weight, kl, distance, mx.array(probs.reshape(shape)))
 

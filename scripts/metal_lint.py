@@ -121,7 +121,7 @@ def trace(
     function: Callable[..., Any],
     *arrays: mx.array,
     has_gradient: bool = False,
-    **named: mx.array,
+    **named: Any,
 ) -> Part:
     """The part that a function of arrays is; nothing of it is evaluated.
 
@@ -134,8 +134,7 @@ def trace(
             _count(part, message)
 
     with _fast_functions_as_one(part.faults, has_gradient):
-        named_or_keywords: dict[str, Any] = dict(named)  # of the function, not of the export
-        mx.export_function(listen, function, *arrays, **named_or_keywords)
+        mx.export_function(listen, function, *arrays, **named)
     with _fast_functions_as_one([], has_gradient):
         part.joined = _joined(mx.compile(function)(*arrays, **named))
     return part
@@ -232,7 +231,7 @@ class Traced:
             self.module.freeze()
             make_lora_layers(self.module, -1, lora_parameters(LoraConfig()), False)
         arrays = dict(tree_flatten(self.module.parameters()))
-        self.arrays = {key: _spread(a.shape, a.dtype) for key, a in arrays.items()}
+        self.arrays: dict[str, Any] = {key: _spread(a.shape, a.dtype) for key, a in arrays.items()}
 
     def __call__(self, ids: mx.array, cache: Any, arrays: dict[str, mx.array]) -> mx.array:
         """Logits `[B, T, V]`."""
@@ -264,9 +263,8 @@ class Traced:
 
         buffers = [_spread(each.shape, each.dtype) for state in shapes for each in state]
         ids = mx.zeros((ROWS, count * tokens), mx.int32)
-        weights: dict[str, Any] = self.arrays
         with patch.object(row_cache, "on_gpu", lambda: True):
-            return trace("", step, ids, *buffers, **weights)
+            return trace("", step, ids, *buffers, **self.arrays)
 
     def _caches(self) -> list[RowKVCache]:
         offsets = Offsets([0] * ROWS)

@@ -134,9 +134,8 @@ def kl_of(student: np.ndarray, teacher: np.ndarray, weight: np.ndarray) -> np.nd
 def shares_of(logits: Logits, budget: np.ndarray, solve: Solver | None = None) -> Shares:
     """What the solver, or another, makes of rows `[R, V]` under budgets `[R]`."""
     rows = [normalize(x).astype(np.float32) for x in logits]
-    student, teacher = rows
-    solved = (solve or solve_blend_weight)(mx.array(student), mx.array(teacher), mx.array(budget))
-    weight = np.asarray(solved)
+    own, other = map(mx.array, rows)
+    weight = np.asarray((solve or solve_blend_weight)(own, other, mx.array(budget)))
     student, teacher = (normalize(x.astype(np.float64)) for x in rows)
     ratio = kl_of(student, teacher, weight.astype(np.float64)) / budget
     ratio = np.where(weight == 0.0, 0.0, ratio)

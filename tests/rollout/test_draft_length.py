@@ -150,22 +150,40 @@ def emit(generator: np.random.Generator, acceptance: float, length: int, rows: i
     return np.minimum(generator.geometric(1 - acceptance, rows), length)
 
 
+def simulated_ends(acceptance: float, length: int, left: list[int]) -> np.ndarray:
+    """After how many blocks the rows end, sorted, on average over a thousand batches."""
+    generator, batches = np.random.default_rng(0), 1000
+    todo, rounds = np.tile(left, (batches, 1)), np.zeros((batches, len(left)))
+    while (todo > 0).any():
+        rounds += todo > 0
+        todo = todo - emit(generator, acceptance, length, todo.size).reshape(todo.shape)
+    return np.sort(rounds).mean(axis=0)
+
+
 @pytest.mark.parametrize("length", [1, 2, 4, 12])
 @pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("left", [[48] * 16, [300] * 3, [7] * 4, [48]])
 def test_rows_end_when_they_are_expected_to(
     acceptance: float, length: int, left: list[int]
 ) -> None:
-    generator, runs = np.random.default_rng(0), 400
-    todo, rounds = np.tile(left, (runs, 1)), np.zeros((runs, len(left)))
-    while (todo > 0).any():
-        rounds += todo > 0
-        todo = todo - emit(generator, acceptance, length, todo.size).reshape(todo.shape)
-    seen, expected_ends = np.sort(rounds).mean(axis=0), np.array(ends(acceptance, length, left))
-    assert expected_ends[-1] == pytest.approx(seen[-1], abs=0.3, rel=0.06)
-    assert expected_ends.mean() == pytest.approx(seen.mean(), abs=0.1, rel=0.03)
+    """Within 6% for the last one, or a third of a block where only one or two are left."""
+    seen, found = simulated_ends(acceptance, length, left), ends(acceptance, length, left)
+    assert found[-1] == pytest.approx(seen[-1], abs=0.3, rel=0.06)
+    assert found.mean() == pytest.approx(seen.mean(), abs=0.1, rel=0.03)
     if length == 1:
-        assert expected_ends.tolist() == sorted(left)
+        assert found.tolist() == sorted(left)
+
+
+@pytest.mark.parametrize("acceptance", [0.5, 0.95])
+def test_the_last_of_rows_with_unlike_limits_end_when_they_are_expected_to(
+    acceptance: float,
+) -> None:
+    """Those before end no later than that: what they spare matters less."""
+    left = [48, 10, 48, 20]
+    seen, found = simulated_ends(acceptance, 12, left), ends(acceptance, 12, left)
+    assert found[2:] == pytest.approx(seen[2:], rel=0.03)
+    assert (found[:2] < seen[:2]).all()
+    assert (np.diff(found) >= 0).all()
 
 
 Cost = Callable[[int, int], float]  # rows and block length → seconds
@@ -206,6 +224,7 @@ def test_rows_that_nobody_replaces_are_done_about_as_soon_as_by_the_best_length(
     adaptive = Adaptive(assumed_costs(1, 5))
     finish(adaptive, cost, 0.95, rows, seed=1)  # a few hundred rounds to learn from
     took = finish(adaptive, cost, 0.95, rows)
+    # Trials of five lengths may cost 5 times TRIAL_SHARE, and both sides are of 100 batches.
     assert took < 1.05 * min(fixed.values())
     assert took < 1.03 * fixed[1]
 
@@ -228,17 +247,3 @@ def test_a_block_is_no_longer_than_what_is_left() -> None:
 def test_a_cost_between_two_is_on_their_line() -> None:
     assert interpolated({1: 2.0, 4: 8.0}, 3) == 6.0
     assert interpolated({1: 2.0, 4: 8.0}, 4) == 8.0
-
-
-@pytest.mark.parametrize(
-    ("acceptance", "seen"),
-    [(0.95, [1.41, 2.73, 5.14, 6.29]), (0.5, [5.47, 10.52, 22.62, 26.44])],
-)
-def test_the_last_of_rows_with_unlike_limits_end_when_they_are_expected_to(
-    acceptance: float, seen: list[float]
-) -> None:
-    """Against the means of 4,000 simulated batches; those before end no later than that."""
-    found = ends(acceptance, 12, [48, 10, 48, 20])
-    assert found[2:] == pytest.approx(seen[2:], rel=0.02)
-    assert (found[:2] < seen[:2]).all()
-    assert (np.diff(found) >= 0).all()

@@ -49,7 +49,7 @@ def launch(student: Distribution, teacher_logprobs: mx.array, budget: mx.array |
     )
     rows = len(roots)
     limits = mx.array(budget, dtype=mx.float32)
-    if limits.size > 1:
+    if limits.size > 1:  # the kernel spreads one over the rows itself, without a launch
         limits = mx.broadcast_to(limits, shape[:-1])
     numbers, probs = _kernel()(
         inputs=[student_logprobs, roots, teacher, limits.reshape(-1), student.total.reshape(-1)],
